@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,11 @@ from burnish.children import ROOT, search_path
 from burnish.data.files import DataError, read_rows
 from burnish.data.formats import Example, Message, convert
 from burnish.dialects.events import Call
+from burnish.errors import UserError
 from tests.support.commands import Cli
+from train.data.cache import shelf as shelves
 from train.data.cache.encoded import decoded, encoded
+from train.data.cache.key import rows_key
 from train.data.cache.shelf import Shelf
 from train.data.cache.store import META, Store
 from train.data.mask import Codec, build, prove
@@ -70,10 +76,11 @@ class Machinery:
     def store(self, path: Path, **data: Any) -> Store:
         section = DataSection(path=str(path), **data)
         shelf = Shelf(1 << 30, self.root)
-        return file_rows(open_rows(str(path), section), path.read_text(), self.text, section, shelf)
+        opened = open_rows(str(path), section)
+        return file_rows(opened, opened.dataset.sha256(), self.text, section, shelf)
 
     def entries(self) -> list[Path]:
-        return sorted(self.root.iterdir()) if self.root.is_dir() else []
+        return sorted(path for path in self.root.glob("[!l]*")) + sorted(self.root.glob(".*"))
 
 
 @pytest.fixture
@@ -144,13 +151,135 @@ def test_cached_rows_are_reused_unless_file_or_settings_change(
     assert len(machinery.entries()) == 4 and entry in machinery.entries()
 
 
+def test_cache_key_depends_on_template_variables_their_order_and_the_embeddings(machinery: Machinery) -> None:
+    text = machinery.text
+    assert text.template is not None
+
+    def key(embeddings: int = 10, dropped: tuple[str, ...] = (), **variables: Any) -> str:
+        template = replace(text.template, variables=variables)
+        changed = replace(text, template=template, dropped_tokens=list(dropped))
+        return rows_key("sha256", "x.jsonl", "messages", DataSection(path="x.jsonl"), changed, embeddings)
+
+    nested, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    keys = [key(), key(11), key(dropped=("<x>",)), key(v=1), key(v=2), key(v=nested), key(v=other)]
+    assert len(set(keys)) == len(keys) and key() == keys[0]
+
+
+def test_file_that_changes_while_it_is_read_is_rejected(
+    machinery: Machinery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, run = written(tmp_path / "x.jsonl", chats(30)), fill.Filling.run
+
+    def grows(self: Any) -> Any:
+        path.write_text(path.read_text() + json.dumps(chats(1)[0]) + "\n")
+        return run(self)
+
+    monkeypatch.setattr(fill.Filling, "run", grows)
+    with pytest.raises(DataError, match=r"x\.jsonl: changed while it was read"):
+        machinery.store(path)
+    assert machinery.entries() == []
+
+
 def test_incomplete_or_damaged_cache_entry_is_rebuilt(machinery: Machinery, tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", chats(20))
     rows = list(machinery.store(path))
     (entry,) = machinery.entries()
-    for damage in (lambda: (entry / META).write_text("{"), lambda: (entry / "line").unlink()):
+
+    def flipped() -> None:
+        data = bytearray((entry / "ids").read_bytes())
+        data[40] ^= 1
+        (entry / "ids").write_bytes(data)
+
+    for damage in (lambda: (entry / META).write_text("{"), lambda: (entry / "line").unlink(), flipped):
         damage()
         assert list(machinery.store(path)) == rows
+
+
+def test_commands_that_prepare_the_same_rows_wait_for_the_first(
+    machinery: Machinery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "x.jsonl", chats(30))
+    run, runs, found = fill.Filling.run, list[int](), list[Store]()
+    second = threading.Thread(target=lambda: found.append(machinery.store(path)))
+
+    def counted(self: Any) -> Any:
+        runs.append(1)
+        second.start()
+        output = ""
+        while "waiting for it" not in output:
+            output += capsys.readouterr().err
+            time.sleep(0.01)
+        return run(self)
+
+    monkeypatch.setattr(fill.Filling, "run", counted)
+    found.append(machinery.store(path))
+    second.join()
+    assert len(runs) == 1 and len(machinery.entries()) == 1
+    assert list(found[0]) == list(found[1])
+
+
+def test_two_writers_of_one_key_leave_one_whole_entry(machinery: Machinery, tmp_path: Path) -> None:
+    shelf = Shelf(1 << 30, machinery.root)
+    with shelf.writing("key") as one:
+        with shelf.writing("key") as two:
+            shelf.tidy(keep="")  # removes nothing that is being written
+            for directory in (one, two):
+                (directory / META).write_text(directory.name)
+        assert (machinery.root / "key" / META).read_text() == two.name
+    assert [path.name for path in machinery.entries()] == ["key"]
+
+
+def test_without_locks_nothing_recent_is_removed(
+    machinery: Machinery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    shelf = Shelf(0, machinery.root)
+    with shelf.writing("key") as directory:
+        (directory / META).write_text("{}")
+        shelf.tidy(keep="")
+        assert directory.is_dir()
+    shelf.tidy(keep="")
+    assert [path.name for path in machinery.entries()] == ["key"]
+    os.utime(machinery.root / "key" / META, (0, 0))
+    shelf.tidy(keep="")
+    assert machinery.entries() == []
+
+
+def test_entries_that_vanish_while_the_cache_is_tidied_are_skipped(
+    machinery: Machinery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(0, machinery.root)
+    for name in ("a", "b"):
+        with shelf.writing(name) as directory:
+            (directory / META).write_text("{}")
+
+    def vanishing(path: Path) -> int:
+        shutil.rmtree(path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(shelves, "_size", vanishing)
+    shelf.tidy(keep="")
+    assert machinery.entries() == []
+
+
+def test_unwritable_cache_is_one_error_with_the_remedy(machinery: Machinery, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"can't be written .* set BURNISH_CACHE to another directory"):
+        Machinery(machinery.text, tmp_path / "file" / "rows").store(written(tmp_path / "x.jsonl", chats(3)))
+
+
+def test_deeply_nested_row_is_prepared_in_the_main_process(
+    machinery: Machinery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "cpu_count", lambda: 2)
+    rows = chats(MANY)
+    path = written(tmp_path / "x.jsonl", rows)
+    nested = json.dumps(rows[-1])[:-1] + ', "note": ' + "[" * 600 + "]" * 600 + "}\n"
+    path.write_text("".join([*path.read_text().splitlines(keepends=True)[:-1], nested]))
+    assert len(machinery.store(path)) == MANY
 
 
 def test_least_recently_used_entry_is_evicted_unless_in_use(machinery: Machinery, tmp_path: Path) -> None:
@@ -197,33 +326,39 @@ def test_killed_worker_process_is_reported(
     assert machinery.entries() == []
 
 
-@pytest.fixture
-def command(tiny_base: Path, tmp_path: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
-    path = written(tmp_path / "x.jsonl", chats(MANY))
-    words = ["train", "check", "--base.id", str(tiny_base), "--data.path", str(path), "--data.max_length", "2048"]
-    yield words, {"BURNISH_CACHE": str(tmp_path / "cache")}
+PATCHED = """
+import sys, time
+import train.data.cache.{module} as patched
+from train.__main__ import main
+
+def waits(*_):
+    print("there", flush=True)
+    time.sleep(600)
+
+patched.{name} = waits
+main(sys.argv[1:])
+"""
+# before the first rows are on disk, before the entry is renamed, and while it is
+MOMENTS = (("columns", "ColumnWriter.append"), ("shelf", "_sync"), ("shelf", "os.replace"))
 
 
+@pytest.mark.parametrize(("module", "name"), MOMENTS)
 def test_killed_command_leaves_no_incomplete_cache_entry(
-    command: tuple[list[str], dict[str, str]], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
-    words, variables = command
-    environment = {**os.environ, **search_path(os.environ), **variables}
-    for number in range(3):
-        with subprocess.Popen(
-            [sys.executable, "-P", "-m", *words], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        ) as process:  # fmt: skip
-            rows, started = tmp_path / "cache" / "rows", time.monotonic()
-            while process.poll() is None and not list(rows.glob(".*")) and time.monotonic() - started < 120:
-                time.sleep(0.02)
-            time.sleep(0.3 * number)
-            os.killpg(process.pid, signal.SIGKILL)
-    monkeypatch.setenv("BURNISH_CACHE", variables["BURNISH_CACHE"])
-    done = cli(*words)
+    path, rows = written(tmp_path / "x.jsonl", chats(FIRST_ROWS + 100)), tmp_path / "cache" / "rows"
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    words = ["check", "--base.id", str(tiny_base), "--data.path", str(path), "--data.max_length", "2048"]
+    program = [sys.executable, "-P", "-c", PATCHED.format(module=module, name=name), *words]
+    environment = {**os.environ, **search_path(os.environ)}
+    with subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "there\n"
+        process.kill()
+    assert [entry.suffix for entry in rows.iterdir() if entry.name != "locks"] == [".partial"]
+    done = cli("train", *words)
     assert done.returncode == 0, done.stderr
-    assert f"{MANY:,} rows, format messages" in done.stderr
-    assert [path.name[0] for path in rows.iterdir()].count(".") == 0
-    again = cli(*words)
+    assert f"{FIRST_ROWS + 100:,} rows, format messages" in done.stderr
+    assert [entry.suffix for entry in rows.iterdir() if entry.name != "locks"] == [""]
+    again = cli("train", *words)
     assert again.stdout == done.stdout
-    assert "prepared rows are cached" in done.stderr and "prepared rows are kept" not in again.stderr
+    assert "prepared rows are cached" in done.stderr and "prepared rows are cached" not in again.stderr

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -47,7 +48,8 @@ class Pool(AbstractContextManager["Pool[Task, Result]"], Generic[Task, Result]):
         if self._count > 1:
             gc.collect()
             gc.freeze()  # a collection in a child would copy every page of this process
-            self._workers = [self._started() for _ in range(self._count)]
+            for _ in range(self._count):
+                self._workers.append(self._started())
         return self
 
     def __exit__(
@@ -75,10 +77,12 @@ class Pool(AbstractContextManager["Pool[Task, Result]"], Generic[Task, Result]):
         task = next(tasks, None)
         while task is not None or busy or done:
             while task is not None and idle and sent - given < AHEAD * self._count:
-                worker = idle.pop()
-                _send(worker, task)
-                busy[worker.connection], sent = (worker, sent), sent + 1
-                task = next(tasks, None)
+                if _sent(idle[-1], task):
+                    worker = idle.pop()
+                    busy[worker.connection] = worker, sent
+                else:
+                    done[sent] = self._work(task)
+                sent, task = sent + 1, next(tasks, None)
             for ready in wait([*busy]) if given not in done else ():
                 worker, number = busy.pop(ready)
                 done[number] = _received(worker)
@@ -89,17 +93,23 @@ class Pool(AbstractContextManager["Pool[Task, Result]"], Generic[Task, Result]):
 
     def _started(self) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs, self._work), daemon=True)
+        inherited = [ours, *(worker.connection for worker in self._workers)]
+        arguments = (theirs, self._work, os.getpid(), inherited)
+        process = multiprocessing.get_context("fork").Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)
 
 
-def _send(worker: _Worker, task: Any) -> None:
+def _sent(worker: _Worker, task: Any) -> bool:
+    """Send a task; return False if it can't be pickled, because a value is nested too deeply."""
     try:
         worker.connection.send(task)
+    except RecursionError:
+        return False
     except OSError:
         raise _ended(worker) from None
+    return True
 
 
 def _received(worker: _Worker) -> Any:
@@ -119,9 +129,13 @@ def _ended(worker: _Worker) -> UserError:
     return UserError(f"a child process was lost: {exit_reason(worker.process.exitcode, llama=False)}")
 
 
-def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """Answer tasks until this process is killed."""
+def _serve(connection: Connection, work: Callable[[Any], Any], parent: int, inherited: Sequence[Connection]) -> None:
+    """Answer tasks until this process is killed, or the parent's end of the pipe is closed."""
+    for other in inherited:
+        other.close()
     end_with_parent()
+    if os.getppid() != parent:
+        return
     gc.set_threshold(GARBAGE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which kills this process
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ class Opened:
     dataset: Dataset
     first: list[RawRow]
     rest: Iterator[RawRow]
+    stamp: list[tuple[int, int, int]]
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if a file has changed since it was opened: its hash would not be that of the rows."""
+        if _stamp(self.dataset) != self.stamp:
+            raise DataError(f"{self.path}: changed while it was read: run again when nothing writes to it")
 
     @property
     def path(self) -> str:
@@ -107,7 +114,7 @@ def open_rows(name: str, data: DataSection) -> Opened:
 
 def _opened(dataset: Dataset) -> Opened:
     """Read a dataset's first rows."""
-    rows = dataset.rows()
+    stamp, rows = _stamp(dataset), dataset.rows()
     first: list[RawRow] = []
     try:
         first.extend(islice(rows, FIRST_ROWS))
@@ -115,7 +122,16 @@ def _opened(dataset: Dataset) -> Opened:
         if not first:
             raise
         rows = _raising(error)
-    return Opened(dataset, first, rows)
+    return Opened(dataset, first, rows, stamp)
+
+
+def _stamp(dataset: Dataset) -> list[tuple[int, int, int]]:
+    """Return what identifies the content of the dataset's files."""
+    try:
+        stats = [os.stat(part.path) for source in dataset.sources for part in source.located.parts]
+    except OSError as error:
+        raise DataError(f"{error.filename}: can't be read: {error.strerror}") from None
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _raising(error: DataError) -> Iterator[RawRow]:

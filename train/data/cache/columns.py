@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from burnish.files import FileError, open_regular
 
 Array = npt.NDArray[Any]
+CHUNK_BYTES = 1 << 22
 
 # per example: its place, keys, digests, and the ends of its text, keys and rows in the arrays below
 OF_EXAMPLES = {
@@ -31,33 +33,40 @@ class ColumnWriter:
 
     def __init__(self, directory: Path) -> None:
         self._files: dict[str, BinaryIO] = {name: (directory / name).open("wb") for name in DTYPES}
+        self._sums = dict.fromkeys(DTYPES, 0)
 
     def append(self, arrays: Mapping[str, Array]) -> None:
         """Append to every array."""
         for name, values in arrays.items():
-            self._files[name].write(np.ascontiguousarray(values, dtype=DTYPES[name]).data)
+            data = np.ascontiguousarray(values, dtype=DTYPES[name]).data
+            self._sums[name] = zlib.crc32(data, self._sums[name])
+            self._files[name].write(data)
 
     def close(self) -> dict[str, int]:
-        """Sync all files to disk; return the size of each array in bytes."""
-        sizes = {}
-        for name, file in self._files.items():
+        """Write everything to the disk; return the CRC-32 of each array."""
+        for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-            sizes[name] = file.tell()
             file.close()
-        return sizes
+        return self._sums
 
 
 class ColumnReader:
     """Reads arrays by position. Reading into a buffer, unlike mapping, keeps no pages in this process's memory."""
 
-    def __init__(self, directory: Path, sizes: Mapping[str, int]) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._large = {name: self._open(name) for name in LARGE}
+
+    def check(self, sums: Mapping[str, int]) -> None:
+        """Raise FileError if an array does not have the checksum that it was written with."""
         for name in DTYPES:
+            found = 0
             with self._open(name) as file:
-                if os.fstat(file.fileno()).st_size != sizes.get(name):
-                    raise FileError(f"{directory / name}: is damaged")
+                while data := file.read(CHUNK_BYTES):
+                    found = zlib.crc32(data, found)
+            if found != sums.get(name):
+                raise FileError(f"{self._directory / name}: is damaged")
 
     def whole(self, name: str) -> Array:
         """Return a whole array. Raises FileError if it can't be read."""

@@ -17,6 +17,7 @@ from burnish.files import text_sha256
 
 from ...settings import DataSection
 from ..mask import Codec
+from ..text import Text
 
 # settings that choose among prepared rows, or say where they are, but don't change them
 LATER = frozenset({
@@ -24,14 +25,12 @@ LATER = frozenset({
     "packing", "dedupe", "cache_gib",
 })  # fmt: skip
 CODE = ("burnish/data", "burnish/dialects", "burnish/rendering", "burnish/tokenizers", "burnish/chat.py", "train/data")
-LIBRARIES = ("tokenizers", "transformers", "jinja2", "numpy")
+LIBRARIES = ("tokenizers", "transformers", "jinja2", "numpy", "pyarrow")
 CLOCK = "strftime_now"
 
 
-def rows_key(
-    content: str, path: str, format: str, data: DataSection, template: ChatTemplate | None, codec: Codec, tokenizer: Any
-) -> str:
-    """Return the key of a file's rows; `content` is the sha256 of the file."""
+def rows_key(content: str, path: str, format: str, data: DataSection, text: Text, embeddings: int | None) -> str:
+    """Return the key of a file's rows; `content` is the sha256 of the file, `embeddings` the base's number of them."""
     settings = {key: value for key, value in data.model_dump(mode="json").items() if key not in LATER}
     return digest(
         {
@@ -39,10 +38,11 @@ def rows_key(
             "suffixes": Path(path).suffixes,
             "format": format,
             "settings": settings,
-            "template": _template(template) if format != "text" or template is not None else None,
-            "tokenizer": _tokenizer(tokenizer, codec),
+            "template": _template(text.template),
+            "tokenizer": _tokenizer(text.tokenizer, text.codec),
+            "embeddings": [embeddings, text.dropped_tokens],
             "code": code_sha256(),
-            "versions": [sys.version, *(metadata.version(name) for name in LIBRARIES)],
+            "versions": [sys.version, *map(_version, LIBRARIES)],
         }
     )
 
@@ -67,7 +67,15 @@ def _template(template: ChatTemplate | None) -> Any:
     if template is None:
         return None
     date = template.date if CLOCK in template.source else ""
-    return [template.source, date, dict(template.special_tokens), dict(template.variables), repr(template.shape)]
+    variables = json.dumps(dict(template.variables), default=repr)  # in their order, which a template can see
+    return [template.source, date, dict(template.special_tokens), variables, repr(template.shape)]
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _tokenizer(tokenizer: Any, codec: Codec) -> list[Any]:

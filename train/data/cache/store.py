@@ -28,9 +28,13 @@ class Store(Sequence[Example]):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.meta: dict[str, Any] = read_json(directory / META)
-        self._columns = ColumnReader(directory, self.meta["sizes"])
+        self._columns = ColumnReader(directory)
         names = ("line", "row", "unit", "file", "text_end")
         self._line, self._row, self._unit, self._file, self._text_end = map(self._columns.whole, names)
+
+    def check(self) -> None:
+        """Raise FileError if an array is damaged."""
+        self._columns.check(self.meta["sums"])
 
     def __len__(self) -> int:
         return len(self._line)

@@ -67,7 +67,7 @@ def choose(train: Store, heldout: Store | None, settings: TrainSettings) -> Choi
         owner = heldout.table.owner[others.kept]
         chosen = others.kept[bounded(heldout.keys.take(owner), data.eval_rows, seed, str(data.eval_path))]
         rows = own.rows(kept), Rows(heldout, chosen, data.max_length)
-    near = _remembered(train, {"near": parts}, lambda: _near(*rows, data))
+    near = _remembered(train, {"near": parts}, lambda: _near(*rows))
     lengths = own.lengths if others is None else np.concatenate([own.lengths, others.lengths])
     return Choice(
         train=rows[0],
@@ -81,7 +81,7 @@ def choose(train: Store, heldout: Store | None, settings: TrainSettings) -> Choi
         near_duplicates=near["count"],
         overlap=overlap,
         overlap_dropped=0 if trained is None else int((~trained).sum()),
-        warnings=near["warnings"],
+        warnings=_near_warning(near, data),
     )
 
 
@@ -119,27 +119,30 @@ def _split(train: Store, index: Any, data: DataSection, seed: int) -> dict[str, 
     return {"held": np.flatnonzero(held).tolist(), "said": said}
 
 
-def _near(train: Rows, heldout: Rows, data: DataSection) -> dict[str, Any]:
+def _near(train: Rows, heldout: Rows) -> dict[str, Any]:
     """Compare the held-out rows with the training rows, and sum both."""
     found = near_duplicates(train.examples, heldout.examples, cpu_count())
-    warnings = []
-    if found.pairs:
-        held, trained = found.pairs[0]
-        files = (f"{data.eval_path} ", f"{data.path} ") if data.eval_path else ("", "")
-        some = "" if found.whole else " (not all training rows were compared)"
-        warnings = [
-            f"{len(found.pairs)} of {found.compared} held-out rows are near duplicates of training rows{some}: the same"
-            f" prompt, or half of the five-word sequences (first: {files[0]}{held.where} and"
-            f" {files[1]}{trained.where});"
-            " the eval loss and the exam will look better than they would on new rows"
-        ]
     return {
         "count": len(found.pairs),
-        "warnings": warnings,
+        "compared": found.compared,
+        "whole": found.whole,
+        "first": [example.where for example in found.pairs[0]] if found.pairs else [],
         "rows_sha256": train.sha256(),
         "heldout_sha256": heldout.sha256(),
         "said": [],
     }
+
+
+def _near_warning(near: dict[str, Any], data: DataSection) -> list[str]:
+    if not near["count"]:
+        return []
+    (held, trained), some = near["first"], "" if near["whole"] else " (not all training rows were compared)"
+    files = (f"{data.eval_path} ", f"{data.path} ") if data.eval_path else ("", "")
+    return [
+        f"{near['count']} of {near['compared']} held-out rows are near duplicates of training rows{some}: the same"
+        f" prompt, or half of the five-word sequences (first: {files[0]}{held} and {files[1]}{trained}); the eval loss"
+        " and the exam will look better than they would on new rows"
+    ]
 
 
 def _remembered(store: Store, parts: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -38,12 +38,15 @@ def check_rows(opened: Opened, data: DataSection) -> None:
 
 def file_rows(opened: Opened, content: str, text: Text, data: DataSection, shelf: Shelf) -> Store:
     """Return a file's prepared rows; `content` is the file's sha256. Raises UserError with the faults of all rows."""
-    key = rows_key(content, opened.path, opened.format, data, text.template, text.codec, text.tokenizer)
+    key = rows_key(content, opened.path, opened.format, data, text, embeddings.rows(text.base.path))
     store = shelf.find(key)
     if store is None:
-        with shelf.writing(key) as directory:
-            _write(opened, text, data, directory)
-        store = shelf.find(key)
+        with shelf.preparing(key):
+            store = shelf.find(key)  # another command may have been first
+            if store is None:
+                with shelf.writing(key) as directory:
+                    _write(opened, text, data, directory)
+                store = shelf.find(key)
         if store is None:
             raise DataError(f"{shelf.root / key}: the prepared rows disappeared: run again")
         size = sum(path.stat().st_size for path in store.directory.iterdir())
@@ -59,9 +62,10 @@ def _write(opened: Opened, text: Text, data: DataSection, directory: Path) -> No
     filling = Filling(opened, work, directory)
     found = filling.run()
     _raise_data_faults(found, filling)
+    opened.check_unchanged()
     others = f"; none of the first {LOOKED} rows can be trained, so the others were not checked"
     _raise_faults(found, opened.path, text, data, others if filling.given_up else "")
-    start = {"files": list(filling.files), "sizes": filling.sizes}
+    start = {"files": list(filling.files), "sums": filling.sums}
     _dump(directory, start)  # so that the store can be read
     _dump(directory, {**start, **_findings(found, opened, text, data, Store(directory))})
 

@@ -6,8 +6,8 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Filling:
         self.opened, self.work = opened, work
         self.found = work.findings()
         self.files: dict[str, int] = {}
-        self.sizes: dict[str, int] = {}
+        self.sums: dict[str, int] = {}
         self.error: DataError | None = None
         self.given_up = False
         self._writer = ColumnWriter(directory) if directory else None
@@ -57,15 +57,14 @@ class Filling:
         rows = self._read(iter(head[looked:]), rest)
         processes = cpu_count() if len(head) == FIRST_ROWS else 1
         size = _row_bytes(head)
-        rows_per_chunk = max(1, min(MOST_CHUNK_ROWS, CHUNK_BYTES // size))
         with Pool[Task, Done](self.work, processes) as pool, _progress(self.opened, size) as tick:
-            for done in pool.map(self._tasks(rows, rows_per_chunk)):
+            for done in pool.map(self._tasks(rows, MOST_CHUNK_ROWS)):
                 self._add(done)
                 tick(self.found.read)
                 if self.found.stopped:
                     break
         if self._writer:
-            self.sizes = self._writer.close()
+            self.sums = self._writer.close()
         return self.found
 
     @property
@@ -74,7 +73,15 @@ class Filling:
         return bool(self.error or self.found.converter.faults)
 
     def _tasks(self, rows: Iterator[RawRow], count: int) -> Iterator[Task]:
-        while chunk := list(islice(rows, count)):
+        chunk: list[RawRow] = []
+        size = 0
+        for row in rows:
+            chunk.append(row)
+            size += _size(row.value)
+            if len(chunk) >= count or size >= CHUNK_BYTES:
+                yield chunk, self.faulty
+                chunk, size = [], 0
+        if chunk:
             yield chunk, self.faulty
 
     def _read(self, head: Iterator[RawRow], rest: Iterator[RawRow]) -> Iterator[RawRow]:
@@ -128,6 +135,15 @@ class _Rate:
         """Show that all rows are prepared."""
         rate = self._done / max(time.monotonic() - self._started, 1e-3)
         self._tick(self._total or 1, f"{self._done:,} rows, {rate:,.0f} rows/s")
+
+
+def _size(value: Any) -> int:
+    """Return about how many characters a row has."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 8
 
 
 def _row_bytes(rows: Sequence[RawRow]) -> int:
