@@ -53,14 +53,14 @@ def test_open_webui_in_docker_lists_models_and_chats(record_property: Callable[[
 MODEL_NODE = {"name": "@n8n/n8n-nodes-langchain.lmChatOpenAi", "version": 1.3}
 
 
-def workflow(credential: dict[str, str]) -> dict[str, Any]:
+def workflow(credential: dict[str, str], responses_api: bool) -> dict[str, Any]:
     """Return an n8n workflow that answers a question posted to /webhook/ask with the OpenAI chat model."""
     nodes = (
         ("Webhook", "n8n-nodes-base.webhook", 2, {"path": "ask", "httpMethod": "POST", "responseMode": "lastNode"}),
         ("Chain", "@n8n/n8n-nodes-langchain.chainLlm", 1.7,
          {"promptType": "define", "text": "={{ $json.body.question }}"}),
         ("Model", MODEL_NODE["name"], MODEL_NODE["version"],
-         {"model": {"__rl": True, "mode": "id", "value": "default"}, "responsesApiEnabled": False,
+         {"model": {"__rl": True, "mode": "id", "value": "default"}, "responsesApiEnabled": responses_api,
           "options": {"maxTokens": 16, "temperature": 0}}),
     )  # fmt: skip
     common = {"position": [0, 0], "webhookId": "ask", "credentials": {"openAiApi": credential}}
@@ -77,7 +77,10 @@ def workflow(credential: dict[str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.external(name="n8n")
-def test_n8n_in_docker_lists_models_and_chats(record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize(("responses_api", "path"), [(True, "/v1/responses"), (False, "/v1/chat/completions")])
+def test_n8n_in_docker_lists_models_and_chats(
+    responses_api: bool, path: str, record_property: Callable[[str, object], None]
+) -> None:
     """Without a key, and a server that listens on every address."""
     packages = installed("n8n")
     record_property("server", "python -m serve --host 0.0.0.0 --allow_remote true")
@@ -105,7 +108,7 @@ def test_n8n_in_docker_lists_models_and_chats(record_property: Callable[[str, ob
             }  # fmt: skip
             models = n8n.call("/rest/dynamic-node-parameters/resource-locator-results", listing)["data"]["results"]
             assert "default" in [model["value"] for model in models], n8n.log()
-            made = n8n.call("/rest/workflows", workflow(credential))["data"]
+            made = n8n.call("/rest/workflows", workflow(credential, responses_api))["data"]
             n8n.call(f"/rest/workflows/{made['id']}/activate", {"versionId": made["versionId"]})
             assert n8n.wait_for("/webhook/ask", {"question": QUESTION})["text"].strip(), n8n.log()
-        assert answered(server, "/v1/models") and answered(server, "/v1/chat/completions")
+        assert answered(server, "/v1/models") and answered(server, path)
