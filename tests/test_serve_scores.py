@@ -22,7 +22,7 @@ from burnish.errors import UserError
 from burnish.evaluations.suite import suite_path
 from burnish.evaluations.thresholds import parse_threshold
 from serve.batch.prompts import Prompt, read_prompts
-from serve.batch.results import Answer
+from serve.batch.results import Answer, Result, working_seconds
 from serve.evaluate import text_scores
 from serve.evaluate.choice import options_of
 from serve.evaluate.comparison import bootstrap, compare
@@ -314,3 +314,13 @@ def test_settings_that_contradict_the_score_are_rejected(settings: dict[str, Any
 def test_a_reference_out_of_the_schema_is_not_fetched(reference: str) -> None:
     with pytest.raises(UserError, match="line 1: the schema refers to '.*', which is not in it"):
         score("json_schema", "{}", schema={"$ref": reference})
+
+
+spans = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 100)), max_size=12)
+
+
+@given(spans)
+def test_time_of_rows_answered_together_counts_once(pairs: list[tuple[int, int]]) -> None:
+    results = [Result(seconds=seconds, finished=seconds + start) for start, seconds in pairs]
+    covered = {second for start, seconds in pairs for second in range(start, start + seconds)}
+    assert working_seconds([*results, Result(error="failed")]) == len(covered)

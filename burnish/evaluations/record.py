@@ -26,9 +26,9 @@ def _threshold(text: str) -> str:
 
 
 class ModelResult(Record):
-    """One model's result: its file, mean score, failed rows (which score 0), tokens, and seconds of answering.
+    """One model's result: its file, mean score, failed rows (which score 0), and tokens.
 
-    `cut` counts answers that reached the token limit.
+    `cut` counts answers that reached the token limit; `seconds` is the time in which rows were being answered.
     """
 
     model: Line

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ class Result:
     completion_tokens: int = 0
     error: str | None = None
     seconds: float = 0.0
+    finished: float = 0.0  # Unix time, 0 if unknown
 
     def to_json(self) -> dict[str, Any]:
         """Return the result for the journal."""
@@ -47,7 +49,7 @@ class Result:
         if not answers:
             raise ValueError("no choices")
         asked, answered = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-        return cls(answers, asked, answered, seconds=round(seconds, 4))
+        return cls(answers, asked, answered, seconds=round(seconds, 4), finished=round(time.time(), 4))
 
 
 def _answer(choice: Mapping[str, Any]) -> Answer:
@@ -60,3 +62,12 @@ def _answer(choice: Mapping[str, Any]) -> Answer:
 
 def _list(message: Mapping[str, Any]) -> list[Any]:
     return list(message.get("tool_calls") or [])
+
+
+def working_seconds(results: Iterable[Result]) -> float:
+    """Return how long at least one of the rows was being answered, also if that was interrupted meanwhile."""
+    total = until = 0.0
+    for start, end in sorted((one.finished - one.seconds, one.finished) for one in results if one.finished):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total

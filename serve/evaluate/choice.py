@@ -81,7 +81,9 @@ def choosing(options: Sequence[Sequence[str]], per_character: bool) -> Ask:
             tokens += count
         best = max(range(len(scores)), key=scores.__getitem__)
         answer = Answer(options[prompt.number][best], "choice", logprobs=tuple(scores))
-        return Result((answer,), tokens, 0, seconds=round(time.monotonic() - started, 4))
+        return Result(
+            (answer,), tokens, 0, seconds=round(time.monotonic() - started, 4), finished=round(time.time(), 4)
+        )
 
     return ask
 

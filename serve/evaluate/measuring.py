@@ -18,7 +18,7 @@ from ..batch import answering
 from ..batch.journal import Journal, journal_path, key_of, open_journal
 from ..batch.local import running
 from ..batch.prompts import Prompt
-from ..batch.results import Answer, Result
+from ..batch.results import Answer, Result, working_seconds
 from .comparison import Interval
 from .scorers import Score
 from .settings import EvaluateSettings
@@ -51,7 +51,7 @@ class Scored:
             cut=sum(answer.finish_reason == "length" for result in self.results for answer in result.answers),
             prompt_tokens=sum(result.prompt_tokens for result in self.results),
             completion_tokens=sum(result.completion_tokens for result in self.results),
-            seconds=round(sum(result.seconds for result in self.results), 3),
+            seconds=round(working_seconds(self.results), 3),
         )
 
 
