@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -129,7 +130,11 @@ def serving(content: bytes, **how: Any) -> Iterator[tuple[str, list[dict[str, st
             status = how["statuses"].pop(0) if how.get("statuses") else 200
             begin = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.headers.get("If-Range") == '"v1"' else 0
             self.send_response(status if status != 200 else 206 if begin else 200)
+            begin = 0 if how.get("unresumed") else begin
             self.send_header("ETag", '"v1"')
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            for name, value in how.get("headers", {}).items():
+                self.send_header(name, value)
             if (length := how.get("length", len(content) - begin)) is not None:
                 self.send_header("Content-Length", str(length))
             self.end_headers()
@@ -191,6 +196,9 @@ def test_failed_download_is_resumed_by_the_next_command(cache: Path) -> None:
     ("how", "path", "expected"),
     [
         ({"statuses": [404]}, "", "the server responded with 404: the file does not exist"),
+        ({"statuses": [204], "length": None}, "", "the server responded with 204, expected 200 and a file"),
+        ({"statuses": [206], "length": None}, "", "responded with a part of the file, expected the whole file"),
+        ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, "", "is a web page, not a data file"),
         ({"length": 200 << 30}, "", "has 214.7 GB, expected at most 107.4 GB"),
         ({"to": "file:///etc/passwd"}, "moved", "is not a URL that can be fetched"),
         ({"to": "/moved"}, "moved", "redirects more than 10 times"),
@@ -199,6 +207,56 @@ def test_failed_download_is_resumed_by_the_next_command(cache: Path) -> None:
 def test_failed_download_is_a_one_line_error(how: dict[str, Any], path: str, expected: str) -> None:
     with serving(jsonl(1), **how) as (url, _):
         assert expected in fault(url.replace("rows.jsonl", path) if path else url)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n<!DOCTYPE html><title>Sign in</title>", b"<html lang=en>"])
+def test_empty_files_and_web_pages_are_not_kept(content: bytes, cache: Path) -> None:
+    with serving(content) as (url, asked):
+        expected = "is a web page" if content else "sent an empty file"
+        assert expected in fault(url) and expected in fault(url) and len(asked) == 2
+    assert not list(cache.rglob("fetched.json")) and not list(cache.rglob("rows.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["fetched.json", "partial", "partial.json", "files", ".lock"])
+def test_file_named_like_the_caches_own_is_read(name: str) -> None:
+    with serving(jsonl(1, 2)) as (url, asked):
+        url = url.replace("rows.jsonl", name)
+        assert numbers(url) == numbers(url) == [1, 2] and len(asked) == 1
+
+
+def test_resumed_transfer_with_other_bytes_starts_again() -> None:
+    with serving(jsonl(*range(5000)), breaks=1, unresumed=True) as (url, asked):
+        assert numbers(url) == list(range(5000))
+        assert [bool(headers.get("Range")) for headers in asked] == [False, True, False]
+
+
+@pytest.mark.parametrize("after", ["²", "9" * 5000, "-1", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_any_retry_after_is_survived(after: str) -> None:
+    with serving(jsonl(1), statuses=[503], headers={"Retry-After": after}) as (url, _):
+        assert numbers(url) == [1]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/x", "http://me:secret@[::1/x?secret", "http://h/\udcff", "http://h:99999999/x"]
+)
+def test_malformed_url_is_a_one_line_error(url: str) -> None:
+    assert "is not a URL that can be fetched" in fault(url)
+    assert "secret" not in fault(url) and fault(url).encode()
+
+
+def test_full_disk_is_noticed_without_an_announced_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = iter([web.SPARE_BYTES + 10, web.SPARE_BYTES])
+    monkeypatch.setattr(web.shutil, "disk_usage", lambda path: SimpleNamespace(free=next(left)))
+    monkeypatch.setattr(web, "SPACE_EVERY_BYTES", 1000)
+    with serving(jsonl(*range(1000)), length=None) as (url, _):
+        assert "is full after 0.0 GB: free disk space" in fault(url)
+
+
+def test_transfer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "WINDOW_S", -1.0)
+    monkeypatch.setattr(web, "LEAST_BYTES", 1 << 30)
+    with serving(jsonl(*range(50_000))) as (url, asked):
+        assert " s; run the same command again to resume" in fault(url) and len(asked) == web.TRIES
 
 
 def test_size_limit_holds_without_an_announced_length() -> None:

@@ -26,9 +26,15 @@ URL = re.compile(r"https?://", re.IGNORECASE)
 MOST_BYTES = 100 << 30
 SPARE_BYTES = 1 << 30  # disk space that is left free
 CHUNK_BYTES = 1 << 20
+SPACE_EVERY_BYTES = 64 << 20  # free space is checked again after as many bytes
+LEAST_BYTES, WINDOW_S = 64 << 10, 60.0  # a transfer with fewer bytes in a window is too slow
 TRIES, REDIRECTS, TIMEOUT_S, LONGEST_WAIT_S = 5, 10, 60.0, 60.0
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
-META = "fetched.json"
+# beside a fetched file's own directory, so that no file's name can be one of these
+META, PARTIAL, FILES = "fetched.json", "partial", "files"
+NUMBER = re.compile(r"[0-9]{1,18}")
+WEB_PAGE = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
+PAGE_FAULT = "is a web page, not a data file: use the address of the file itself"
 # pages that show a file, and the addresses of the file itself
 PAGES = (
     (re.compile(r"(https://github\.com/[^/]+/[^/]+)/blob/(.+)"), r"\1/raw/\2"),
@@ -59,7 +65,7 @@ def fetch(url: str, most_bytes: int = MOST_BYTES) -> Fetched:
     """Return the file at a URL, from the cache if it was fetched before. Raises DataError."""
     for page, file in PAGES:
         url = page.sub(file, url)
-    if "@" in urlsplit(url).netloc:
+    if "@" in _netloc(url):
         raise DataError(
             f"{public(url)}: the URL contains credentials, which would be recorded: download the file first"
         )
@@ -71,9 +77,10 @@ def fetch(url: str, most_bytes: int = MOST_BYTES) -> Fetched:
             if (found := _cached(directory, name, shown)) is not None:
                 say(f"data: {shown}: from the cache, fetched {found.fetched} (remove {directory} to fetch it again)")
                 return found
-            _transfer(url, shown, directory / f"{name}.partial", most_bytes)
-            path = directory / name
-            (directory / f"{name}.partial").replace(path)
+            partial, path = directory / PARTIAL, private_directory(directory / FILES) / name
+            _transfer(url, shown, partial, most_bytes)
+            _check(partial, shown)
+            partial.replace(path)
             made = Fetched(shown, path, file_sha256(path), path.stat().st_size, now())
             write_atomic(directory / META, json.dumps({**asdict(made), "path": name}, indent=2) + "\n")
     except OSError as error:
@@ -84,8 +91,31 @@ def fetch(url: str, most_bytes: int = MOST_BYTES) -> Fetched:
 
 def public(url: str) -> str:
     """Return a URL without credentials, query and fragment, for messages and records."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url)[0])
     return urlunsplit((parts.scheme.lower(), parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _netloc(url: str) -> str:
+    """Return a URL's host, port and credentials. Raises DataError if it is not a URL."""
+    try:
+        url.encode()
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError
+        return parts.netloc
+    except ValueError as error:
+        raise DataError(f"{ascii(public(url))[1:-1]}: is not a URL that can be fetched: {error}") from None
+
+
+def _check(partial: Path, shown: str) -> None:
+    """Raise DataError, and remove the file, if it is empty or a web page."""
+    with partial.open("rb") as file:
+        head = file.read(1024)
+    if not head or WEB_PAGE.match(head):
+        partial.unlink()
+        raise DataError(f"{shown}: {PAGE_FAULT if head else 'the server sent an empty file'}")
 
 
 @contextmanager
@@ -97,7 +127,7 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _cached(directory: Path, name: str, shown: str) -> Fetched | None:
-    meta, path = directory / META, directory / name
+    meta, path = directory / META, directory / FILES / name
     if not meta.is_file() or not path.is_file():
         return None
     found: dict[str, Any] = read_json(meta, CHUNK_BYTES)
@@ -137,7 +167,7 @@ def _once(url: str, shown: str, partial: Path, most_bytes: int) -> None:
             httpx.Client(follow_redirects=True, max_redirects=REDIRECTS, timeout=TIMEOUT_S) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
-            have = have if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
+            have = _resumed(response, have, shown, partial)
             total = _size(response, have, shown, partial, most_bytes)
             write_atomic(mark, json.dumps({"version": _version(response)}))
             _write(response, partial, have, total, most_bytes, shown)
@@ -164,12 +194,24 @@ def _version(response: httpx.Response) -> str:
     return str(tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", ""))
 
 
+def _resumed(response: httpx.Response, have: int, shown: str, partial: Path) -> int:
+    """Return the position at which the response's bytes begin."""
+    if response.status_code != 206:
+        return 0
+    if have and response.headers.get("Content-Range", "").replace("=", " ").lower().startswith(f"bytes {have}-"):
+        return have
+    partial.unlink(missing_ok=True)
+    if have:  # other bytes than those asked for: rows would be repeated or missing
+        raise _Again("the server does not resume where it was asked to: starting again", 0.0)
+    raise DataError(f"{shown}: the server responded with a part of the file, expected the whole file")
+
+
 def _size(response: httpx.Response, have: int, shown: str, partial: Path, most_bytes: int) -> int:
     """Return the file's size, 0 if unknown. Raises DataError if the server refuses, or it is too large."""
     status = response.status_code
     if status in RETRIED:
         asked = response.headers.get("Retry-After", "")
-        raise _Again(f"the server responded with {status}", float(asked) if asked.isdigit() else None)
+        raise _Again(f"the server responded with {status}", float(asked) if NUMBER.fullmatch(asked) else None)
     if status == 416:  # the part that is there is not of this file
         partial.unlink(missing_ok=True)
         raise _Again("the server has another version of the file", 0.0)
@@ -178,26 +220,50 @@ def _size(response: httpx.Response, have: int, shown: str, partial: Path, most_b
             status, "refused"
         )
         raise DataError(f"{shown}: the server responded with {status}: {why}")
+    if status not in (200, 206):
+        raise DataError(f"{shown}: the server responded with {status}, expected 200 and a file")
+    if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
+        raise DataError(f"{shown}: {PAGE_FAULT}")
     length = response.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdigit() else 0
-    free = max(0, shutil.disk_usage(partial.parent).free - SPARE_BYTES)
+    total = have + int(length) if NUMBER.fullmatch(length) else 0
+    free = _free(partial)
     if total > most_bytes:
         raise DataError(f"{shown}: has {total / 1e9:,.1f} GB, expected at most {most_bytes / 1e9:,.1f} GB")
     if total - have > free:
-        raise DataError(
-            f"{shown}: has {total / 1e9:,.1f} GB, but {partial.parent} has {max(free, 0) / 1e9:,.1f} GB free"
-        )
+        raise DataError(f"{shown}: has {total / 1e9:,.1f} GB, but {partial.parent} has {free / 1e9:,.1f} GB free")
     return total
 
 
+def _free(partial: Path) -> int:
+    """Return the bytes that may be written."""
+    return max(0, shutil.disk_usage(partial.parent).free - SPARE_BYTES)
+
+
 def _write(response: httpx.Response, partial: Path, have: int, total: int, most_bytes: int, shown: str) -> None:
+    checked = have
     with partial.open("r+b" if have else "wb") as file, bar("fetch", total or 1) as tick:
         file.seek(have)
-        for piece in response.iter_raw():
+        for piece in _paced(response.iter_raw()):
             file.write(piece)
             have += len(piece)
             if have > most_bytes:
                 raise DataError(f"{shown}: has more than {most_bytes / 1e9:,.1f} GB, the limit")
+            if have - checked >= SPACE_EVERY_BYTES:
+                checked = have
+                if not _free(partial):
+                    raise DataError(f"{shown}: {partial.parent} is full after {have / 1e9:,.1f} GB: free disk space")
             tick(min(have, total) if total else 0)
     if total and have != total:
         raise _Again(f"the connection closed after {have:,} of {total:,} bytes")
+
+
+def _paced(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the pieces. Raises _Again if they come so slowly that the transfer would not end."""
+    began, got = time.monotonic(), 0
+    for piece in pieces:
+        if (passed := time.monotonic() - began) > WINDOW_S and got:
+            if got < LEAST_BYTES:
+                raise _Again(f"only {got:,} bytes came in {passed:.0f} s")
+            began, got = time.monotonic(), 0
+        yield piece
+        got += len(piece)
