@@ -16,7 +16,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from burnish.dialects.find import Found
+from burnish.dialects.thoughts import FORMATS
 from burnish.llama import Model
+from serve.decoding.constraints.answer import Style, answer
 from serve.decoding.constraints.cache import CompiledCache, key_of
 from serve.decoding.constraints.grammar import json_grammar, text_of
 from serve.decoding.constraints.library import Compiled, Matchers, Matching, ThreadedMasks
@@ -24,6 +26,7 @@ from serve.decoding.constraints.schema.disjoint import disjoint
 from serve.decoding.constraints.schema.exclusive import exclusive
 from serve.decoding.constraints.schema.places import SchemaError
 from serve.decoding.constraints.schema.prepare import prepared
+from serve.decoding.constraints.thought import ThoughtBudget
 from serve.llama.constraints import LlamaConstraints
 from serve.llama.token_table import matchers, token_table
 from serve.llama.tokenizer import LlamaTokenizer
@@ -95,6 +98,21 @@ def test_constrained_answers_are_valid_with_every_vocabulary_type(model: Model, 
         text = written(model, compiled(compiling, PERSON).start(), random.choice)
         jsonschema.validate(json.loads(text), PERSON)
         assert text == json.dumps(json.loads(text), ensure_ascii=False)  # no whitespace but after commas and colons
+
+
+@pytest.mark.parametrize("tokens", range(1, 5))
+def test_thought_budget_never_ends_inside_a_character(model: Model, compiling: Matchers, tokens: int) -> None:
+    think = FORMATS["think"]
+    grammars = answer(Style(Found(thoughts=think)), json_grammar({"const": 1}), None, opened=True)
+    closing = model.tokenize(think.end, add_special=False, parse_special=False)
+    budget = ThoughtBudget(tokens, think.begin.encode(), think.end.encode(), closing, model.piece, compiling.n_vocab)
+    limited = budget.start(compiling.compile(text_of(*grammars)).start(), opened=True)
+    for token in model.tokenize("\U0001f9d1" * 4, add_special=False, parse_special=False):
+        allowed = limited.allowed()
+        if allowed is not None and not allowed[token]:
+            break  # the end is forced
+        limited.accept(token)
+    assert limited.forced(len(closing)) == closing
 
 
 def test_special_tokens_are_never_allowed_in_text(model: Model, compiling: Matchers) -> None:

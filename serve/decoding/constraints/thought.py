@@ -11,6 +11,8 @@ import numpy as np
 
 from .constraint import Constraint, Mask
 
+MAX_CHARACTER = 4  # bytes in UTF-8
+
 
 class _State(Enum):
     BEFORE = "before"  # the answer may still begin with a thought
@@ -96,5 +98,18 @@ class _Limited:
         if end in said:
             self._state = _State.AFTER
             return
-        self._said = said[-len(end) :]
-        self._state = _State.THINKING if self._count < self._budget.tokens else _State.CLOSING
+        self._said = said[-max(len(end), MAX_CHARACTER) :]
+        over = self._count - self._budget.tokens
+        # an end marker inside a character violates any other constraint
+        waits = over < 0 or (over < MAX_CHARACTER - 1 and _ends_inside_character(said))
+        self._state = _State.THINKING if waits else _State.CLOSING
+
+
+def _ends_inside_character(data: bytes) -> bool:
+    """Return whether UTF-8 text lacks bytes of its last character."""
+    for back, byte in enumerate(reversed(data[-MAX_CHARACTER + 1 :]), 1):
+        if byte < 0x80:
+            return False
+        if byte >= 0xC0:
+            return back < (4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2)
+    return False
