@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from burnish.errors import UserError
-from serve.decoding.constraints.constraint import ConstraintError, Mask
+from serve.decoding.constraints.constraint import ConstraintError, Mask, TooComplex
 from serve.decoding.stop_conditions import StopConditions
 from serve.engine.backend import DONE, NO_CELLS, Output, Sampled
 from serve.engine.engine import Draining, Engine
@@ -304,6 +304,8 @@ class Script:
     def accept(self, token: int) -> None:
         if token == 13:
             raise ConstraintError("13 is not a token of this script")
+        if token == 14:
+            raise TooComplex("14 is too complex")
         self.accepted.append(token)
 
     def forced(self, most: int) -> list[int]:
@@ -325,6 +327,14 @@ def test_constraint_selects_tokens_and_its_error_affects_one_sequence(engine: En
     assert clients[2].end.error == "13 is not a token of this script"
     assert (clients[3].end.text, clients[3].end.reason) == ("5 ", "stop") and scripts[3].accepted == [5]
     assert clients[4].end.text == "4 " * 20
+
+
+def test_constraint_too_complex_to_follow_is_the_requests_fault(engine: Engine) -> None:
+    clients = [Client(), Client()]
+    for number, (client, token) in enumerate(zip(clients, (13, 14), strict=True)):
+        engine.submit([sequence(number, client, params=SamplingParams(constraint=Script([5, token, 7])))])
+    assert [client.end.refused for client in clients] == [False, True]
+    assert clients[1].end.error == "14 is too complex"
 
 
 def forcing() -> Script:

@@ -178,6 +178,7 @@ def test_hostile_schema_is_rejected_quickly(server: ServerProcess, name: str) ->
         ({"guided_regex": "("}, "guided_regex", "invalid_value"),
         ({"guided_regex": "[^\\s\\S]"}, "guided_regex", "invalid_value"),
         ({"guided_regex": "((.{1,50}){1,50}){1,50}"}, "guided_regex", "invalid_value"),
+        ({"guided_regex": "((((a{1,100}){1,100}){1,100}){1,100})"}, "guided_regex", "invalid_value"),
         ({"guided_grammar": "root ::= nothing"}, "guided_grammar", "invalid_value"),
         ({"guided_grammar": "start: \"a\n"}, "guided_grammar", "invalid_value"),
         ({"guided_choice": []}, "guided_choice", "empty_array"),
@@ -208,6 +209,13 @@ def test_hostile_schema_is_rejected_quickly(server: ServerProcess, name: str) ->
 def test_invalid_constraint_is_rejected(server: ServerProcess, fields: dict[str, Any], param: str, code: str) -> None:
     status, _, reply = server.chat(QUESTION, **fields)
     assert (status, reply["error"]["param"], reply["error"]["code"]) == (400, param, code), reply
+
+
+def test_constraint_that_becomes_too_complex_is_the_requests_fault(server: ServerProcess) -> None:
+    # the complex part begins after what a check writes
+    status, _, reply = server.chat(QUESTION, guided_regex="[0-9]{70}((.{1,50}){1,50}){1,50}")
+    assert (status, reply["error"]["type"], reply["error"]["code"]) == (400, "invalid_request_error", "invalid_value")
+    assert "too complex" in reply["error"]["message"]
 
 
 def test_openai_client_parses_structured_answers(server: ServerProcess) -> None:

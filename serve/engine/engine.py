@@ -14,7 +14,7 @@ from burnish.console import say
 from burnish.errors import UserError
 from burnish.process import thread_stack
 
-from ..decoding.constraints.constraint import STACK_BYTES, UNCONSTRAINED, MaskedWhenAsked, Masks
+from ..decoding.constraints.constraint import STACK_BYTES, UNCONSTRAINED, MaskedWhenAsked, Masks, TooComplex
 from .backend import DONE, NO_CELLS, Backend, Output, Sampled
 from .events import Delta, Event, Finished, FinishReason, PromptLogprobs, Sink, TokenLogprob
 from .kv_cells import Op
@@ -261,7 +261,7 @@ class Engine:
         try:
             return [Output(sequence, index, sequence.params.constraint.allowed())]
         except UserError as error:
-            self._end(sequence, "error", error=str(error), discard=True)
+            self._fail(sequence, error)
             return []
 
     def _take(self, sequence: Sequence, sampled: Sampled | UserError) -> None:
@@ -281,7 +281,7 @@ class Engine:
             elif sequence.tokens_left <= 0:
                 self._end(sequence, "length")
         except UserError as error:
-            self._end(sequence, "error", error=str(error), discard=True)
+            self._fail(sequence, error)
 
     def _force(self, sequence: Sequence) -> bool:
         """Append the tokens that the constraint forces; return False if the sequence has ended.
@@ -324,7 +324,17 @@ class Engine:
         elif text or logprobs:
             self._events.append((sequence.sink, Delta(text, logprobs, sequence.generated)))
 
-    def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None, discard: bool = False) -> None:
+    def _fail(self, sequence: Sequence, error: UserError) -> None:
+        self._end(sequence, "error", error=str(error), discard=True, refused=isinstance(error, TooComplex))
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        error: str | None = None,
+        discard: bool = False,
+        refused: bool = False,
+    ) -> None:
         """Finish a sequence: free its slot and notify its client. With `discard`, its cells are not cached."""
         if sequence.slot is None and sequence not in self.scheduler.waiting:
             return  # already finished
@@ -333,7 +343,7 @@ class Engine:
         self.backend.release(sequence)
         before = self._collected.pop(sequence.number, _Collected("", []))
         counts = len(sequence.prompt), sequence.cached, sequence.generated
-        event = Finished(reason, before.text + text, before.logprobs + logprobs, *counts, error)
+        event = Finished(reason, before.text + text, before.logprobs + logprobs, *counts, error, refused)
         self._events.append((sequence.sink, event))
         self.observer.finished(sequence, reason)
 

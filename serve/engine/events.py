@@ -40,7 +40,10 @@ class PromptLogprobs:
 
 @dataclass(slots=True)
 class Finished:
-    """The end of a sequence: the reason, the last text (all of it if not streamed), and the counts for `usage`."""
+    """The end of a sequence: the reason, the last text (all of it if not streamed), and the counts for `usage`.
+
+    `refused`: the error is the request's fault.
+    """
 
     reason: FinishReason
     text: str
@@ -49,6 +52,7 @@ class Finished:
     cached_tokens: int
     completion_tokens: int
     error: str | None = None
+    refused: bool = False
 
 
 Event = PromptLogprobs | Delta | Finished

@@ -94,6 +94,11 @@ def failed(message: str) -> ApiError:
     return ApiError(500, message, kind="server_error", code="internal_error")
 
 
+def ended(message: str, refused: bool) -> ApiError:
+    """The generation of an answer ended with an error; `refused`: the request is at fault."""
+    return ApiError(400, message, code="invalid_value") if refused else failed(message)
+
+
 CODES = {
     "unsupported_parameter": "unsupported_parameter",
     "unsupported_value": "unsupported_value",

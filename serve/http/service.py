@@ -30,7 +30,7 @@ from .body.constraint import constraint_of
 from .body.reading import Bodies
 from .body.thoughts import PARAM as THOUGHTS
 from .body.thoughts import budget_of
-from .errors import CLIENT_DISCONNECTED, ApiError, busy, draining, failed, out_of_resources, too_long
+from .errors import CLIENT_DISCONNECTED, ApiError, busy, draining, ended, out_of_resources, too_long
 from .output_parsers import OutputParser, ParserFactory, opens_thought, plain_text
 from .replies import logprobs
 from .replies.writing import SliceEncoder, Writer
@@ -215,7 +215,7 @@ class _Choice:
 
 
 async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answer]:
-    """Wait for the end of every choice. Raises Timeout, or ApiError 500 if one failed."""
+    """Wait for the end of every choice. Raises Timeout, or ApiError if one failed."""
     choices = [_Choice(parser) for parser in parsers]
     while any(choice.answer is None for choice in choices):
         for index, event in await queue.take():
@@ -223,6 +223,6 @@ async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answe
                 choices[index].scores = event.logprobs
                 continue
             if isinstance(event, Finished) and event.error is not None:
-                raise failed(event.error)
+                raise ended(event.error, event.refused)
             choices[index].take(event)
     return [choice.answer for choice in choices if choice.answer is not None]

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..engine.delivery import EventQueue, Timeout
 from ..engine.events import Delta, Event, Finished, PromptLogprobs, TokenLogprob
-from .errors import ApiError, failed
+from .errors import ApiError, ended
 from .output_parsers import OutputParser, ParsedDelta
 from .replies.logprobs import count
 from .replies.writing import SliceEncoder, Writer, encode
@@ -64,11 +64,11 @@ async def chunks(
             if not items:
                 yield KEEP_ALIVE
                 continue
-            fault = next((event.error for _, event in items if isinstance(event, Finished) and event.error), None)
+            fault = next((event for _, event in items if isinstance(event, Finished) and event.error), None)
             ends |= {index: event for index, event in items if isinstance(event, Finished)}
             yield await writer.make(partial(frames.of_all, items), sum(frames.size(event) for _, event in items))
             if fault is not None:
-                yield frame(failed(fault).body())
+                yield frame(ended(fault.error or "", fault.refused).body())
                 break
         else:
             if options.include_usage:

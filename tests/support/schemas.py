@@ -89,6 +89,7 @@ HOSTILE: dict[str, Schema] = {
     "deeper": nested(400),
     "multiple of a prime": {"type": "integer", "multipleOf": 1000003},
     "wide": {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(4000)}},
+    "wide below": closed({"a": {"type": "string"}, "z": {"properties": {f"p{i}": TEXT for i in range(500)}}}),
     "exponential references": {
         "$defs": {
             **{

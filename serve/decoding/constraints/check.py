@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .answer import Style
-from .grammar import build, json_grammar, text_of
-from .library import GrammarError, Matchers
-from .schema.locate import locate
-from .schema.places import Json, SchemaError, resolve
+from .grammar import build, content_grammar, json_grammar, text_of
+from .library import TOO_COMPLEX, GrammarError, Matchers
+from .schema.locate import alone, locate
+from .schema.places import Json, SchemaError, resolve, used
 from .schema.prepare import prepared
 
 # the library's messages that name no keyword: the keywords that they are about, and what to say
@@ -24,7 +24,12 @@ MESSAGES = (
     ("circular references", ("$ref",), "a recursive reference with sibling keywords is not supported"),
     ("Unable to determine if regex is empty", ("pattern",), "the pattern is too complex"),
     ("multipleOf", ("multipleOf",), ""),
+    ("too many expressions", ("pattern",), "the pattern is too complex"),
+    ("Current row has", ("properties", "anyOf"), "there are too many optional parts at one place: require more of them,"
+     " or use fewer"),
 )  # fmt: skip
+# an object with more optional properties is tried on its own: each adds rows to the parser wherever it begins
+MANY_OPTIONAL = 64
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,33 @@ class Checker:
 
     def checked(self, wanted: Mapping[str, Any]) -> str:
         """Return the grammar for a request, after compiling it once as a test. Raises SchemaError."""
-        grammar = build(wanted, self.style, self.fault)
+        grammar = build(wanted, self.style, self._schema_fault)
         why = self.fault(grammar)
-        if why is None:
-            return grammar
         for number, schema in _schemas(wanted):
             if self.fault(text_of(json_grammar(schema))):
                 place, why = locate(schema, lambda part: self.fault(text_of(json_grammar(part))))
                 raise _explained(schema, place, why, number)
-        raise SchemaError("", _plain(why))
+            for place, part_why in self._complex_parts(schema):
+                raise _explained(schema, place, part_why, number)
+        content = wanted["content"]
+        if why is None and wanted["chat"] and content and content["kind"] != "json":
+            why = self.fault(text_of(content_grammar(content)))  # a trial of the whole may end before its content
+        if why is not None:
+            raise SchemaError("", _plain(why))
+        return grammar
+
+    def _schema_fault(self, grammar: Json) -> str | None:
+        """Return why the grammar of a schema is rejected, or None."""
+        parts = self._complex_parts(grammar["json_schema"])
+        return self.fault(text_of(grammar)) or next((why for _, why in parts), None)
+
+    def _complex_parts(self, schema: Json) -> Iterator[tuple[str, str]]:
+        """Yield the places of subschemas that a trial of the whole may miss and that can't be written, and why."""
+        for place, part in used(schema):
+            for kind in _complex_kinds(part):
+                why = self.fault(text_of(json_grammar(_narrowed(schema, place, kind))))
+                if why is not None and why.startswith(TOO_COMPLEX):
+                    yield place, why
 
     def fault(self, grammar: str) -> str | None:
         """Return why a grammar is rejected, or None."""
@@ -53,6 +76,24 @@ class Checker:
         except GrammarError as error:
             return str(error)
         return None
+
+
+def _complex_kinds(part: Json) -> Iterator[str]:
+    """Yield the types whose values under this schema may be too complex to write."""
+    properties, required, types = part.get("properties"), part.get("required"), part.get("type")
+    optional = len(properties) if isinstance(properties, dict) else 0
+    optional -= len(required) if isinstance(required, list) else 0
+    kinds = {"object": "patternProperties" in part or optional > MANY_OPTIONAL, "string": "pattern" in part}
+    for kind, complex_ in kinds.items():
+        if complex_ and (types is None or types == kind or (isinstance(types, list) and kind in types)):
+            yield kind
+
+
+def _narrowed(root: Json, place: str, kind: str) -> Json:
+    """Return a schema for the values of one type that the part at `place` allows."""
+    made = alone(root, place)
+    part = resolve(made, made.pop("$ref"))
+    return {**part, **made, "type": kind}
 
 
 def _schemas(wanted: Mapping[str, Any]) -> Iterator[tuple[int | None, Json]]:

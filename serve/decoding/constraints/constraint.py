@@ -20,6 +20,10 @@ class ConstraintError(UserError):
     """A constraint allows no token, or a token violates it; ends one sequence."""
 
 
+class TooComplex(ConstraintError):
+    """The grammar of a request can't be followed any further: the request is at fault, not the server."""
+
+
 class Constraint(Protocol):
     """The constraint state of a single sequence, never shared. Used only by the engine thread."""
 

@@ -22,8 +22,8 @@ MAX_BYTES = 256 * 1024  # of what a request asks for, as JSON text
 # on one line, as json.dumps and most training data write JSON
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 ANY_OBJECT = {"type": "object"}
-# returns why a grammar is refused, or None
-Fault = Callable[[str], str | None]
+# returns why the grammar of a schema is refused, or None
+Fault = Callable[[Json], str | None]
 
 
 def json_grammar(schema: Json, spacing: Mapping[str, str] | None = None) -> Json:
@@ -40,7 +40,7 @@ def build(wanted: Mapping[str, Any], style: Style, fault: Fault) -> str:
     """Return the grammar of an answer. Raises SchemaError for unsupported requests."""
     if len(json.dumps(wanted)) > MAX_BYTES:
         raise SchemaError("", f"it has more than {MAX_BYTES:,} bytes")
-    content = _content(wanted["content"]) if wanted["content"] else None
+    content = content_grammar(wanted["content"]) if wanted["content"] else None
     if not wanted["chat"]:
         assert content is not None
         return text_of(content)
@@ -48,7 +48,8 @@ def build(wanted: Mapping[str, Any], style: Style, fault: Fault) -> str:
     return text_of(*answer(style, content, tools, wanted["opened"]))
 
 
-def _content(wanted: Mapping[str, Any]) -> Json:
+def content_grammar(wanted: Mapping[str, Any]) -> Json:
+    """Return the grammar of a requested content. Raises SchemaError for unsupported requests."""
     match wanted["kind"]:
         case "json":
             return json_grammar(prepared(wanted["schema"]))
@@ -80,7 +81,7 @@ def _arguments(number: int, function: Mapping[str, Any], options: Mapping[str, s
     try:
         schema = prepared(function["parameters"] or {})
         grammar = json_grammar({**schema, "type": "object"} if "type" not in schema else schema, options)
-        if function["strict"] or fault(text_of(grammar)) is None:
+        if function["strict"] or fault(grammar) is None:
             return grammar
     except SchemaError as error:
         if function["strict"]:

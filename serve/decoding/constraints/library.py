@@ -20,7 +20,7 @@ from burnish.machine import cpu_count
 from burnish.private.needs import Need
 from burnish.process import thread_stack
 
-from .constraint import STACK_BYTES, Constraint, ConstraintError, Mask
+from .constraint import STACK_BYTES, Constraint, ConstraintError, Mask, TooComplex
 
 NEEDS = (
     Need(
@@ -33,8 +33,13 @@ MAX_THREADS = 4
 LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=2_000_000, max_lexer_states=100_000, max_grammar_size=200_000, verbose_errors=False
 )
-# answers that a check begins to write, and tokens of each
-TRIALS, TRIAL_TOKENS = 2, 24
+# answers that a check begins to write, and tokens of each; the last one repeats its tokens where it may
+TRIALS, TRIAL_TOKENS, REPEATED_TOKENS = 2, 24, 64
+TOO_COMPLEX = "the constraint is too complex"
+# how the library says that no text matches
+NO_TEXT = "NoExtensionBias"
+# how it says that a token was not allowed
+VIOLATED = "doesn't satisfy the grammar"
 Words = npt.NDArray[np.int32]  # [sequences, n_vocab / 32]: one bit for each token
 
 
@@ -94,24 +99,33 @@ class Compiled:
     def check(self) -> None:
         """Write some tokens at random. Raises GrammarError if the grammar matches no text at all, or if its masks are
         too complex to compute: some patterns compile, but no answer could be written with them."""
-        for seed in range(TRIALS):
-            try:
-                self._write(Random(seed))
-            except ConstraintError as error:
-                raise GrammarError(str(error)) from None
+        try:
+            for seed in range(TRIALS):
+                self._write(Random(seed), TRIAL_TOKENS)
+            self._write(Random(0), REPEATED_TOKENS, repeat=True)
+        except ConstraintError as error:
+            raise GrammarError(str(error)) from None
 
-    def _write(self, random: Random) -> None:
-        writing = self.start()
-        for _ in range(TRIAL_TOKENS):
+    def _write(self, random: Random, most: int, repeat: bool = False) -> None:
+        writing, token = self.start(), -1
+        for _ in range(most):
             if writing.finished:
                 return
-            allowed = np.flatnonzero(writing.allowed())
+            mask = writing.allowed()
+            allowed = np.flatnonzero(mask)
             if not len(allowed):
                 raise ConstraintError("it matches no text")
-            token = int(allowed[random.randrange(len(allowed))])
+            if not (repeat and token >= 0 and mask[token]):
+                token = self._drawn(allowed, random, avoid_end=repeat)
             if token in self._ends:
                 return
             writing.accept(token)
+
+    def _drawn(self, allowed: npt.NDArray[np.int64], random: Random, avoid_end: bool) -> int:
+        if avoid_end:
+            going_on = allowed[~np.isin(allowed, list(self._ends))]
+            allowed = going_on if len(going_on) else allowed
+        return int(allowed[random.randrange(len(allowed))])
 
 
 class Matching:
@@ -158,7 +172,10 @@ class Matching:
 
     def _check(self) -> None:
         if self.matcher.is_error():
-            raise ConstraintError(f"the constraint is too complex: {_first_line(self.matcher.get_error())}")
+            why = _first_line(self.matcher.get_error())
+            if VIOLATED in why:
+                raise ConstraintError(why)
+            raise TooComplex("the grammar matches no text" if NO_TEXT in why else f"{TOO_COMPLEX}: {why}")
 
 
 class ThreadedMasks:

@@ -61,9 +61,9 @@ class ResponseEvents:
         if end is not None and end.error is None:
             yield from self._finish(end)
 
-    def broken(self, message: str) -> Iterator[Named]:
-        """Yield the last event of a response that failed."""
-        error = {"code": "server_error", "message": message}
+    def broken(self, message: str, refused: bool = False) -> Iterator[Named]:
+        """Yield the last event of a response that failed; `refused`: the request is at fault."""
+        error = {"code": "invalid_prompt" if refused else "server_error", "message": message}
         yield "response.failed", {"response": self._response.body("failed", self._output, error=error)}
 
     def _finish(self, end: Finished) -> Iterator[Named]:
@@ -159,7 +159,7 @@ async def stream(events: ResponseEvents, queue: EventQueue) -> AsyncIterator[byt
                 end = event if isinstance(event, Finished) else None
                 yield framed(events.of(event.text, event.completion_tokens, end))
                 if end is not None and end.error is not None:
-                    yield framed(events.broken(end.error))
+                    yield framed(events.broken(end.error, end.refused))
                 ended = ended or end is not None
     except Timeout:
         yield framed(events.broken(timed_out().message))

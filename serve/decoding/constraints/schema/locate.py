@@ -38,11 +38,11 @@ def _refused(
         if at in seen or next(trials, None) is None:
             continue
         seen.add(at)
-        if part is not False and (why := fault(_alone(root, at))):
+        if part is not False and (why := fault(alone(root, at))):
             yield at, part, why
 
 
-def _alone(root: Json, place: str) -> Json:
+def alone(root: Json, place: str) -> Json:
     """Return a schema for the part at `place`, with references to the same targets."""
     moved = _moved({key: value for key, value in root.items() if key not in ("$id", "id", "$schema")})
     head = {"$schema": root["$schema"]} if "$schema" in root else {}
