@@ -110,7 +110,7 @@ class ChatTemplate:
     @cached_property
     def _parsed(self) -> nodes.Template:
         if len(self.source) > MAX_SOURCE:
-            raise ChatError(f"the chat template has {len(self.source)} characters, expected at most {MAX_SOURCE}")
+            raise ChatError(f"the chat template: expected at most {MAX_SOURCE} characters, got {len(self.source)}")
         return self._limited(lambda: self._environment.parse(self.source), _not_a_template)
 
     @cached_property
@@ -205,7 +205,7 @@ def from_tokenizer(
     if isinstance(found, Mapping):
         found = found.get("default")
     if found is not None and not isinstance(found, str):
-        raise ChatError(f"the tokenizer's chat_template is a {type(found).__name__}, expected a string")
+        raise ChatError(f"the tokenizer's chat_template: expected a string, got {type(found).__name__}")
     named = {name: str(value) for name in TOKEN_KEYS if (value := getattr(tokenizer, name, None)) is not None}
     return ChatTemplate(found, date, named, variables or {}) if found else None
 
@@ -268,7 +268,7 @@ class _Read:
 def one_line(error: Exception) -> str:
     """Return an error message as one printable line of limited length, or the error's type if it is empty."""
     if isinstance(error, RecursionError):
-        return "it is nested too deeply, or recurses without end"
+        return "nested too deeply, or endless recursion"
     try:
         text = str(error)[: 4 * MAX_MESSAGE]
     except Exception:  # the message is computed by the template's code

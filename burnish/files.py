@@ -25,10 +25,10 @@ HASH_CHUNK_BYTES = 1 << 22
 # modes for files that contain data rows: held-out questions, the report's answers
 PRIVATE_DIRECTORY, PRIVATE_FILE = 0o700, 0o600
 KINDS = {
-    stat.S_IFIFO: "it is a named pipe (FIFO), not a file: save its data to a file first",
-    stat.S_IFSOCK: "it is a socket, not a file",
-    stat.S_IFCHR: "it is a device, not a file",
-    stat.S_IFBLK: "it is a device, not a file",
+    stat.S_IFIFO: "a named pipe (FIFO), not a file: save its data to a file first",
+    stat.S_IFSOCK: "a socket, not a file",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
 }
 
 
@@ -63,7 +63,7 @@ def open_regular(path: Path) -> BinaryIO:
     kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
     if kind != stat.S_IFREG:
         file.close()
-        raise OSError(errno.EINVAL, KINDS.get(kind, "it is not a file"), str(path))
+        raise OSError(errno.EINVAL, KINDS.get(kind, "not a regular file"), str(path))
     return file
 
 
@@ -71,7 +71,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
     """Return a file's bytes. Raises OSError like `open_regular`, and for more than `most` bytes."""
     with open_regular(path) as file:
         if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
-            raise OSError(errno.EFBIG, f"it has {size:,} bytes, expected at most {most:,}", str(path))
+            raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {size:,}", str(path))
         return file.read()
 
 
@@ -83,7 +83,7 @@ def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
             pass
     except OSError as error:
         raise FileError(
-            f"{directory}: can't be written ({error.strerror}): {purpose} needs it; fix its owner or mode"
+            f"{directory} can't be written ({error.strerror}): {purpose} needs it; fix its owner or mode"
         ) from None
     free = shutil.disk_usage(directory).free
     if free < needed_bytes:
@@ -198,10 +198,10 @@ def read_json(path: Path, most: int | None = None) -> Any:
     try:
         return json.loads(read_regular(path, most))
     except RecursionError:
-        raise FileError(f"{path}: can't be read: it is nested too deeply") from None
+        raise FileError(f"{path} can't be read: nested too deeply") from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise FileError(f"{path}: can't be read: {why}") from None
+        raise FileError(f"{path} can't be read: {why}") from None
 
 
 def read_text(path: Path, most: int | None = None) -> str:

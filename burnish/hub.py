@@ -128,22 +128,24 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
     chain = list(_chain(error))
     if any(isinstance(e, hub.GatedRepoError) for e in chain):
         known = "your token's account has no access yet" if _token_source() else "then set HF_TOKEN"
-        return f"is gated: accept its licence at {PAGE}/{repo} ({known})"
+        return f"the repository is gated: accept its licence at {PAGE}/{repo} ({known})"
     if any(isinstance(e, hub.RevisionNotFoundError) for e in chain):
-        return f"has no revision '{revision or 'main'}': see {PAGE}/{repo}/commits/main"
+        return f"no revision '{revision or 'main'}': see {PAGE}/{repo}/commits/main"
     if any(isinstance(e, hub.IncompleteSnapshotError) for e in chain):
-        return f"is only partly in the local cache, and {_unreachable(chain)}: run again with a network to complete it"
+        return (
+            f"the local cache has only part of it, and {_unreachable(chain)}: run again with a network to complete it"
+        )
     if any(isinstance(e, hub.LocalTokenNotFoundError) for e in chain):
         return f"no token is set: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login` ({PAGE}/settings/tokens)"
     if any(isinstance(e, hub.HFValidationError) for e in chain):
-        return "is neither a local path nor a valid Hub id (owner/name)"
+        return "neither a local path nor a valid Hub id (owner/name)"
     response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
     if response is not None:
         return _refusal(response, repo, right)
     if any(isinstance(e, hub.FileMetadataError) for e in chain):
         return f"{constants.ENDPOINT} does not respond like the Hub: check HF_ENDPOINT and any proxy"
     if any(isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
-        return f"is not in the local cache, and {_unreachable(chain)}"
+        return f"not in the local cache, and {_unreachable(chain)}"
     if any(isinstance(e, hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
         return _unreachable(chain)
     if isinstance(error, TRANSFER_FAULTS) or type(error).__module__ == "hf_xet":
@@ -162,7 +164,7 @@ def _refusal(error: Exception, repo: str, right: str) -> str:
     status, message = _status(error), " ".join((getattr(error, "server_message", None) or "").split())
     detail = f" ({message})" if message else ""
     if isinstance(error, hub.RepositoryNotFoundError) and "Invalid credentials" not in message:
-        return f"is not on the Hub, or is private (your token: {_token_source() or 'none'})"
+        return f"not on the Hub, or private (your token: {_token_source() or 'none'})"
     if status == 401:
         where = _token_source() or "none"
         return f"the Hub rejects the token ({where}): it is wrong or expired; create another at {PAGE}/settings/tokens"
@@ -212,7 +214,7 @@ def _wait_s(error: Exception, number: int) -> float | None:
 
 def _short(error: Exception) -> str:
     status = _status(error)
-    return f"it responded with {status}" if status else f"the connection was lost ({type(error).__name__})"
+    return f"the Hub responded with {status}" if status else f"the connection was lost ({type(error).__name__})"
 
 
 def _unreachable(chain: Sequence[BaseException]) -> str:

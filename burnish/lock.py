@@ -35,7 +35,7 @@ def hold(directory: Path, what: str) -> Iterator[None]:
         file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         why = "it is a link" if error.errno == errno.ELOOP else error.strerror
-        raise FileError(f"{directory / LOCK}: can't be written ({why}): {what} needs it") from None
+        raise FileError(f"{directory / LOCK} can't be written ({why}): {what} needs it") from None
     try:
         if why := irregular(directory / LOCK):
             raise FileError(f"{directory / LOCK}: {why}")
@@ -71,9 +71,7 @@ def _lock(file: int, directory: Path, kind: int, tries: int = 1) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warn(
-            f"{directory}: can't be locked ({error.strerror}): do not run another command on this run at the same time"
-        )
+        warn(f"{directory} can't be locked ({error.strerror}): do not run another command on this run at the same time")
 
 
 def _holder(file: int) -> str:

@@ -22,10 +22,10 @@ MEANINGS = {
     "SIGTRAP": "a trap in native code",
     "SIGSYS": "a system call that is not allowed here",
     "SIGKILL": "killed, most likely because memory ran out",
-    "SIGTERM": "it was asked to terminate",
-    "SIGINT": "it was interrupted",
+    "SIGTERM": "terminated by a signal",
+    "SIGINT": "interrupted",
     "SIGHUP": "its terminal closed",
-    "SIGXCPU": "it exceeded the limit on CPU time",
+    "SIGXCPU": "the limit on CPU time was exceeded",
     "SIGVTALRM": "a chat template that could not be interrupted ran far beyond its time limit",
 }
 REBUILD = (

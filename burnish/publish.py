@@ -97,7 +97,7 @@ def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
     if names - PLAIN_FILES and not _is_ours(names):
         raise HubError(f"push.repo {repo}: the name is taken by a model that Burnish did not publish: choose another")
     if not push.public and info.private is False:
-        raise HubError(f"push.repo {repo}: is public: set PUBLIC=1 (push.public) to publish there, or make it private")
+        raise HubError(f"push.repo {repo} is public: set PUBLIC=1 (push.public) to publish there, or make it private")
     if push.public and info.private:
         say(f"push: {repo} is private and stays so: change its visibility on its settings page")
 

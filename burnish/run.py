@@ -72,7 +72,7 @@ class Run:
         except RecordError as error:
             raise RunError([f"{path}: {fault}; {remedy}" for fault in error.faults]) from None
         except OSError as error:
-            raise RunError(f"{path}: can't be read: {error.strerror}") from None
+            raise RunError(f"{path} can't be read: {error.strerror}") from None
 
     def inside(self, name: str) -> Path:
         """Return the path of a file or directory in the run, which need not exist.
@@ -83,10 +83,10 @@ class Run:
         try:
             target = path.resolve()
         except (OSError, RuntimeError):
-            raise RunError(f"{path}: is a broken link: replace it with the file itself") from None
+            raise RunError(f"{path} is a broken link: replace it with the file itself") from None
         if not target.is_relative_to(root.resolve()):
             raise RunError(
-                f"{path}: is a symbolic link to {target}, outside the run: replace it with its target"
+                f"{path} is a symbolic link to {target}, outside the run: replace it with its target"
                 " (run.root may be on any disk)"
             )
         if why := irregular(target):
@@ -101,7 +101,7 @@ class Run:
         directory = self.inside(name)
         if directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK):
             owner = directory.stat().st_uid
-            raise RunError(f"{directory}: can't be read, it belongs to user {owner}: run this as that user")
+            raise RunError(f"{directory} can't be read, it belongs to user {owner}: run this as that user")
         found = sorted(directory.rglob("*")) if directory.is_dir() else []
         self.check_inside(*(path.relative_to(self.path).as_posix() for path in found))
         return directory
@@ -179,7 +179,7 @@ def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecor
     if name:
         run = named_run(root, name)
         if not run.has(needs):
-            raise RunError(f"run '{run.id}' has no {file}: run `{COMMANDS[needs]}` for it first")
+            raise RunError(f"run '{run.id}' has no {file}: run `{COMMANDS[needs]}` first")
         return run
     finished = [run for path in directories(root) if (run := Run(path.resolve())).has(needs)]
     if not finished:
@@ -208,7 +208,7 @@ def _dated(runs: list[Run], kind: type[StageRecord]) -> tuple[dict[Run, tuple[da
         except RunError as error:
             faults += error.faults[:1]
         except OSError as error:
-            faults.append(f"{run.path}: can't be read: {error.strerror}")
+            faults.append(f"{run.path} can't be read: {error.strerror}")
     return dated, faults
 
 
@@ -228,7 +228,7 @@ def directories(root: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunError(f"{root}: can't be read: {error.strerror}") from None
+        raise RunError(f"{root} can't be read: {error.strerror}") from None
     return [root / entry.name for entry in there if entry.is_dir(follow_symlinks=False)]
 
 

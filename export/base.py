@@ -44,7 +44,7 @@ def make_base(settings: ExportSettings) -> list[Path]:
                 with bar("store the base", len(sources(base.path))) as tick:
                     dtype = store_base(base.path, adapter, checkpoint, record, settings.merge, tick)
             except MergeError as error:
-                raise RunError(f"{base.id}: can't be compared with run '{run.id}': {error}") from None
+                raise RunError(f"{base.id} can't be compared with run '{run.id}': {error}") from None
             _make(checkpoint, dtype, missing, Path(directory, "base-16.gguf"))
     return list(paths.values())
 

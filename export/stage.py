@@ -118,7 +118,7 @@ def examine_file(settings: ExportSettings, path: Path) -> Artifact:
             reference = merged_answers(run) if (run.path / MERGED).is_dir() else None
             fidelity = examine.examine_gguf(path, exam, record, reference, path.name, settings.template_timeout_s)
     except LlamaError as error:
-        return with_verdict(described(NO_FIGURES), "fail", f"it does not load: {error}")
+        return with_verdict(described(NO_FIGURES), "fail", f"the file does not load: {error}")
     return judged(described(fidelity), settings.gate)
 
 
@@ -127,7 +127,7 @@ def _check_unchanged(run: Run, record: TrainRecord) -> None:
     for part in (record.adapter, record.exam):
         run.tree(part.path)
     faults = [
-        f"{run.path / part.path}: has changed since training (sha256 differs): restore it, or train again"
+        f"{run.path / part.path} has changed since training (sha256 differs): restore it, or train again"
         for part in (record.adapter, record.exam)
         if tree_sha256(run.path / part.path) != part.sha256
     ]
@@ -148,7 +148,7 @@ def verified_base(settings: ExportSettings, record: TrainRecord) -> Base:
     base = resolve(settings.run.base or record.base.id, record.base.revision)
     if base.sha256 != record.base.sha256:
         raise RunError(
-            f"{base.id}: is not the base that this run was trained on (sha256 {base.sha256[:12]}, recorded"
+            f"{base.id} is not the base that this run was trained on (sha256 {base.sha256[:12]}, recorded"
             f" {record.base.sha256[:12]}): set the right one with BASE="
         )
     return with_safetensors(base)

@@ -146,7 +146,7 @@ def _artifact(where: str, report: str, exported: ExportRecord, settings: ModelSe
     if settings.artifact is not None:
         found = next((a for a in files if settings.artifact in (a.quantization, a.path)), None)
         if found is None:
-            raise ServeError(f"{where}: it has no GGUF '{settings.artifact}'; available: {there}")
+            raise ServeError(f"{where} has no GGUF '{settings.artifact}'; available: {there}")
     elif exported.default is not None:
         found = next((a for a in files if a.path == exported.default), None)
         if found is None:

@@ -46,7 +46,7 @@ def fetch_records(text: str) -> Published:
     missing = [name for name in RECORDS if not (files / name).is_file()]
     if missing:
         raise PublishedError(
-            f"{text}: it has no {' or '.join(missing)}, so Burnish did not publish it and nothing is proven: to "
+            f"{text} has no {' or '.join(missing)}, so Burnish did not publish it and nothing is proven: to "
             f"serve it unchecked, download the file (hf download {reference.repo} FILE.gguf) and pass its path as MODEL"
         )
     run = Run(files, within=files.parent.parent)  # the hub's cache links snapshots to files in a sibling directory

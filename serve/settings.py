@@ -74,7 +74,7 @@ class ModelSettings(Strict):
         " the test, off disables AMX",
     )
     template_timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
-        5.0, description="maximum seconds to render and tokenize a request"
+        5.0, description="timeout in seconds for rendering and tokenizing a request"
     )
 
 

@@ -108,9 +108,12 @@ def test_non_text_values_are_rendered_as_json_and_lists_by_element() -> None:
         ({"text": "{{ ghi_chú }}"}, "did you mean 'Ghi chú'? Write row[\"Ghi chú\"]"),
         ({"text": "{{ row['questions'] }}"}, "'questions' is not a column of f.csv; did you mean 'question'?"),
         ({"text": "{answer_a}{% set x = 1 %}{{ question }}"}, ""),
-        ({"text": "{{ question * 10 ** 9 }}"}, "f.csv: line 2: data.columns.text: the template exceeds a limit: it"),
+        (
+            {"text": "{{ question * 10 ** 9 }}"},
+            "f.csv: line 2: data.columns.text: the template exceeds a limit: more than",
+        ),
         ({"text": "{{ question.__class__.__mro__ }}"}, "line 2: data.columns.text: access to attribute '__class__'"),
-        ({"user": "{{ answer_c }}", "assistant": "{{ question }}"}, "line 2: data.columns.user: it is empty for this"),
+        ({"user": "{{ answer_c }}", "assistant": "{{ question }}"}, "line 2: data.columns.user is empty for this"),
         (
             {"user": "{{ question }}", "assistant": "{answer_a}"},
             "assistant: {answer_a} would be literal text: write {{ answer",
@@ -131,10 +134,10 @@ def test_template_errors_name_setting_and_line(columns: Any, expected: str) -> N
         ({"asistant": "{{ a }}", "user": "b"}, "unknown key 'asistant'; did you mean 'assistant'?"),
         ({"text": "{{ a"}, "data.columns.text: line 1: unexpected end of template"),
         ({"text": "a"}, "no template uses a column"),
-        ([{"role": "user", "content": "{{ a }}"}], "needs a user's and an assistant's turn"),
+        ([{"role": "user", "content": "{{ a }}"}], "at least one user turn and one assistant turn are required"),
         ([{"role": "bot", "content": "{{ a }}"}], r"data.columns[0].role is 'bot'; expected system, user, assistant"),
         ({"text": 3}, "data.columns.text: expected a template"),
-        ([], "needs a user's and an assistant's turn"),
+        ([], "at least one user turn and one assistant turn are required"),
     ],
 )
 def test_malformed_columns_are_rejected(value: Any, expected: str) -> None:

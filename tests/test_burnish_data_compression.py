@@ -45,7 +45,7 @@ def fault(path: Path, content: bytes) -> str:
     with pytest.raises(DataError) as caught:
         read_rows(path)
     (found,) = caught.value.faults
-    return found.removeprefix(f"{path}: ")
+    return found.removeprefix(str(path)).lstrip(": ")
 
 
 @pytest.mark.parametrize("packing", PACKERS)
@@ -153,7 +153,7 @@ def tarred(format: int) -> bytes:
     ("content", "expected"),
     [
         (gzip.compress(zipped("a", "b")), "is gzip-compressed, and its content is a zip archive of 2 files"),
-        (zipped(), "is a zip archive without data files (it is empty)"),
+        (zipped(), "no data files found in the zip archive (empty)"),
         (zipped("[Content_Types].xml", "xl/workbook.xml"), "is an Excel workbook (.xlsx): save the sheet as CSV"),
         (zipped("word/document.xml"), "is a Word document"),
         (zipped("mimetype", "content.xml"), "is an OpenDocument file"),

@@ -37,7 +37,7 @@ def fault(path: Path, text: str) -> str:
     with pytest.raises(DataError) as caught:
         read(path, text)
     (found,) = caught.value.faults
-    return found.removeprefix(f"{path}: ")
+    return found.removeprefix(str(path)).lstrip(": ")
 
 
 @FAST
@@ -121,8 +121,10 @@ def test_empty_rows_are_skipped_and_reported_at_any_position(tmp_path: Path) -> 
 
 
 def test_row_with_missing_or_extra_cells_is_an_error(tmp_path: Path) -> None:
-    assert fault(tmp_path / "x.csv", "prompt,completion,\na\n") == "line 2: it has 1 cells, the header has 3"
-    assert fault(tmp_path / "x.csv", "prompt,completion,\na,b,,c\n") == "line 2: it has 4 cells, the header has 3"
+    assert fault(tmp_path / "x.csv", "prompt,completion,\na\n") == "line 2: expected 3 cells as in the header, got 1"
+    assert (
+        fault(tmp_path / "x.csv", "prompt,completion,\na,b,,c\n") == "line 2: expected 3 cells as in the header, got 4"
+    )
 
 
 @pytest.mark.parametrize("declared", ["sep=;", '"sep=;"', "SEP=;"])
@@ -135,5 +137,5 @@ def test_declared_separator_overrides_the_header(tmp_path: Path, declared: str) 
     "rows", ["Hello, please,Answer 0\nStop, now,Answer 1\n", "3, 4,5\n4, 5,6\n", "Ah,so,It is\nNo,and,It was\n"]
 )
 def test_unquoted_comma_in_every_row_is_not_treated_as_an_index(tmp_path: Path, rows: str) -> None:
-    with pytest.raises(DataError, match="line 2: it has 3 cells, the header has 2"):
+    with pytest.raises(DataError, match="line 2: expected 2 cells as in the header, got 3"):
         read(tmp_path / "x.csv", f"prompt,completion\n{rows}")

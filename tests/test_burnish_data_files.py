@@ -126,8 +126,8 @@ def test_csv_line_numbers_cells_and_separators_are_read(tmp_path: Path) -> None:
 def test_csv_errors_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     assert faults(path, 'a,b\n1,2,3\n1\n1,2\n3,"4') == [
-        "line 2: it has 3 cells, the header has 2",
-        "line 3: it has 1 cells, the header has 2",
+        "line 2: expected 2 cells as in the header, got 3",
+        "line 3: expected 2 cells as in the header, got 1",
         "line 5: malformed CSV in the record that starts here: the closing quote of cell 2 is missing",
     ]
     assert faults(path, "a,,a\n1,2,3") == [
@@ -176,7 +176,7 @@ def test_unclosed_row_does_not_affect_other_rows(tmp_path: Path) -> None:
             '{"a": 1},\n{"a": 2}',
             "line 1, column 9: a comma between rows outside an array: put the rows in [ ], or remove the commas",
         ),
-        ("[" * 100_000, "line 1: the row that starts here can't be read: it is nested too deeply"),
+        ("[" * 100_000, "line 1: the row that starts here can't be read: nested too deeply"),
         (r'{"a": "\ud83d"}', r"line 1: an unpaired surrogate escape (\ud800–\udfff)"),
         (" \n", "the file is empty"),
         ("[]", "the file has no rows"),
@@ -260,7 +260,7 @@ def test_unsupported_file_types_are_named(tmp_path: Path, content: bytes, expect
 def test_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_rows(tmp_path / "none.json")
-    with pytest.raises(DataError, match=r"is a directory without data files \(it is empty\)"):
+    with pytest.raises(DataError, match=r"no data files found \(empty\)"):
         read_rows(tmp_path)
 
 

@@ -108,7 +108,7 @@ def test_unused_columns_are_counted_with_suggestions() -> None:
 
 
 def test_parquet_errors_name_the_row() -> None:
-    with pytest.raises(DataError, match=r"^f\.parquet: row 1: 'output' is a number, expected text$"):
+    with pytest.raises(DataError, match=r"^f\.parquet: row 1: 'output': expected text, got a number$"):
         convert([RawRow(0, {**ALPACA, "output": 1}, 1, "row")], "alpaca", Path("f.parquet"))
 
 
@@ -117,7 +117,7 @@ def test_rows_on_one_line_are_identified_by_line_and_number() -> None:
     with pytest.raises(DataError) as caught:
         convert(rows, "alpaca", PATH)
     assert list(caught.value.faults) == [
-        "f.jsonl: line 1, row 2: 'output' is a number, expected text",
+        "f.jsonl: line 1, row 2: 'output': expected text, got a number",
         "f.jsonl: line 1, row 3: 'output' is empty, so there is nothing to train on",
     ]
 
@@ -140,16 +140,16 @@ def test_column_errors_are_reported_together() -> None:
     ) == [
         "2: no 'instruction'; it has 'instrution': did you mean 'instruction'?",
         "3: no 'output' (it has 'instruction', 'extra')",
-        "4: 'output' is a number, expected text",
-        "5: 'instruction' is null, expected text",
+        "4: 'output': expected text, got a number",
+        "5: 'instruction': expected text, got null",
         "5: 'output' is empty, so there is nothing to train on",
         "6: 'instruction' and 'input' are both empty",
-        "7: the row is a list, expected an object",
+        "7: expected an object, got a list",
         "8: 'tools': only conversations (messages, ShareGPT) can have tool calls; remove the column, or these rows",
         "9: 'images': only text can be trained; remove the column, or these rows",
-        "10: 'history' is text, expected a list of [user, assistant] pairs",
+        "10: 'history': expected a list of [user, assistant] pairs, got text",
         "11: pair 2 of 'history': expected two texts, [user, assistant]",
-        "12: 'input' is a boolean, expected text",
+        "12: 'input': expected text, got a boolean",
     ]
 
 
@@ -162,27 +162,27 @@ def test_prompt_completion_and_text_errors_are_reported() -> None:
     assert faults(
         "prompt-completion", {"prompt": "q", "completion": [ASSISTANT]}, {"prompt": [USER], "completion": [USER]}
     ) == [
-        "1: 'completion' is a list, expected text",
+        "1: 'completion': expected text, got a list",
         "2: turns 1 and 2 are both user turns; join them or remove one",
         "2: there is no assistant turn, so there is nothing to train on",
     ]
     assert faults("text", {"text": ""}, {"tex": "a"}, 5) == [
         "1: 'text' is empty, so there is nothing to train on",
         "2: no 'text'; it has 'tex': did you mean 'text'?",
-        "3: the row is a number, expected an object",
+        "3: expected an object, got a number",
     ]
 
 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        (sharegpt(), "'conversations' is an empty list, expected turns"),
+        (sharegpt(), "'conversations': expected turns, got an empty list"),
         (sharegpt(("humen", "q"), ("gpt", "a")), "turn 1: 'from' is 'humen'; did you mean 'human'?"),
         (sharegpt(("tool", "q"), ("gpt", "a")), "turn 1: a tool turn; a conversation starts with a user turn"),
         (sharegpt(("human", "q"), ("gpt", "")), "turn 2: the response is empty"),
         (sharegpt(("human", " "), ("gpt", "a")), "turn 1: the user's text is empty"),
-        (sharegpt(("human", "q"), ("gpt", None)), "turn 2: 'value' is null, expected text"),
-        (sharegpt(("human", 1), ("gpt", "a")), "turn 1: 'value' is a number, expected text"),
+        (sharegpt(("human", "q"), ("gpt", None)), "turn 2: 'value': expected text, got null"),
+        (sharegpt(("human", 1), ("gpt", "a")), "turn 1: 'value': expected text, got a number"),
         (sharegpt(("human", "q")), "there is no assistant turn, so there is nothing to train on"),
         (
             sharegpt(("gpt", "hello"), ("human", "q"), ("gpt", "a")),
@@ -204,9 +204,10 @@ def test_prompt_completion_and_text_errors_are_reported() -> None:
             sharegpt(("system", "s"), ("human", "q"), ("gpt", "a"), system="t"),
             "the row has both a 'system' column and a system turn: keep one of them",
         ),
-        (sharegpt(("human", "q"), ("gpt", "a"), conversation=[USER]), "it has both 'conversations' and 'conversation'"),
-        ({"conversations": "none"}, "'conversations' is text, expected a list of turns (as JSON where cells hold"
-         " only text)"),
+        (sharegpt(("human", "q"), ("gpt", "a"), conversation=[USER]), "'conversations' and 'conversation'"
+         " are both set: remove one"),
+        ({"conversations": "none"}, "'conversations': expected a list of turns (as JSON where cells hold"
+         " only text), got text"),
         ({"conversation": None}, "no 'conversations' (it has no keys)"),
     ],
 )  # fmt: skip
@@ -217,16 +218,16 @@ def test_conversation_errors_are_reported(row: dict[str, Any], expected: str) ->
 @pytest.mark.parametrize(
     ("turn", "expected"),
     [
-        (5, "it is a number, expected an object with 'role' and 'content', or 'from' and 'value'"),
+        (5, "expected an object with 'role' and 'content', or 'from' and 'value', got a number"),
         ({"role": "user", "contnt": "q"}, "no 'content'; it has 'contnt': did you mean 'content'?"),
         ({"from": "gpt"}, "no 'value' (it has 'from')"),
-        ({"role": "user", "from": "human", "content": "q"}, "it has both 'role' and 'from'"),
-        ({"role": 1, "content": "q"}, "'role' is a number, expected text"),
-        ({"role": "assistant", "content": None}, "'content' is null, expected text"),
-        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "call 1: it has no name"),
-        ({**ASSISTANT, "weight": 0.5}, "'weight' is 0.5, expected 0 or 1"),
-        ({**ASSISTANT, "weight": "half"}, "'weight' is 'half', expected 0 or 1"),
-        ({**ASSISTANT, "loss": 0.7}, "'loss' is 0.7, expected true or false"),
+        ({"role": "user", "from": "human", "content": "q"}, "'role' and 'from' are both set: remove one"),
+        ({"role": 1, "content": "q"}, "'role': expected text, got a number"),
+        ({"role": "assistant", "content": None}, "'content': expected text, got null"),
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "call 1: the name is missing"),
+        ({**ASSISTANT, "weight": 0.5}, "'weight': expected 0 or 1, got 0.5"),
+        ({**ASSISTANT, "weight": "half"}, "'weight': expected 0 or 1, got 'half'"),
+        ({**ASSISTANT, "loss": 0.7}, "'loss': expected true or false, got 0.7"),
         ({**ASSISTANT, "train": False, "weight": 1}, "'weight' is 1 and 'train' is False: is the turn trained or not?"),
         (
             {**ASSISTANT, "mask": 1},

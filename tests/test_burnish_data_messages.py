@@ -194,7 +194,7 @@ def test_repeated_error_is_reported_once_with_its_rows(path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(path, *rows, {"instruction": "", "output": "a"})
     assert caught.value.report() == (
-        f"error: {path}: line 2: 'output' is a number, expected text (10 lines: 2, 4, 6 and 7 more)\n"
+        f"error: {path}: line 2: 'output': expected text, got a number (10 lines: 2, 4, 6 and 7 more)\n"
         f"error: {path}: line 21: 'instruction' and 'input' are both empty"
     )
 

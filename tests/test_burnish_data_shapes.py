@@ -72,11 +72,11 @@ def test_ambiguous_or_unusable_rows_are_refused(row: dict[str, Any], expected: s
 @pytest.mark.parametrize(
     ("format", "row", "expected"),
     [
-        ("dolly", {"instruction": "q", "response": 3}, "'response' is a number, expected text"),
+        ("dolly", {"instruction": "q", "response": 3}, "'response': expected text, got a number"),
         ("ultrachat", {"data": ["q", "a", "q"]}, "the last turn is a user turn"),
         ("oasst", {"message_tree_id": "1", "prompt": {"role": "prompter", "text": "q"}}, "the tree has no answer"),
         ("preference", {"chosen": "no dialogue", "rejected": "b"}, "no line begins with a mark|no line begins with"),
-        ("preference", {"chosen": 1, "rejected": "b"}, "'chosen' is a number, expected text or turns"),
+        ("preference", {"chosen": 1, "rejected": "b"}, "'chosen': expected text or turns, got a number"),
     ],
 )
 def test_faulty_row_is_named_by_line(format: str, row: dict[str, Any], expected: str) -> None:

@@ -75,7 +75,7 @@ def test_pattern_reads_matching_files_once_in_order(tmp_path: Path) -> None:
         (1, "a.jsonl line 1, row 1"), (0, "b.jsonl line 1, row 2"), (2, "deep/c.jsonl.gz line 1, row 3"),
     ]  # fmt: skip
     assert any("notes.md" in note for note in notes) and "link.jsonl is a link to a.jsonl: read once" in notes
-    assert fault(tmp_path / "*.csv").endswith("as a pattern it has no data files (it matches nothing)")
+    assert fault(tmp_path / "*.csv").endswith("no data files match it as a pattern (found: nothing)")
 
 
 def test_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_zip_archive_is_read_in_place(tmp_path: Path) -> None:
 def test_zip_bombs_and_unusable_archives_are_rejected(tmp_path: Path) -> None:
     bomb = zipped(tmp_path / "bomb.zip", {f"{n}.jsonl": b" " * (64 << 20) for n in range(5)})
     assert "unpacks to more than 256 MiB" in fault(bomb)
-    assert "is a zip archive without data files (it has x.txt)" in fault(zipped(tmp_path / "x.zip", {"x.txt": b"x"}))
+    assert "no data files found in the zip archive (found: x.txt)" in fault(zipped(tmp_path / "x.zip", {"x.txt": b"x"}))
     assert "are for evaluation" in fault(
         zipped(tmp_path / "s.zip", {"train.jsonl": jsonl(1), "test.jsonl": jsonl(2)})
     ) or "is for evaluation" in fault(tmp_path / "s.zip")
@@ -111,7 +111,7 @@ def test_zip_bombs_and_unusable_archives_are_rejected(tmp_path: Path) -> None:
     broken = bytearray(packed.read_bytes())
     broken[200:300] = b"\0" * 100
     packed.write_bytes(bytes(broken))
-    assert "cut.zip: a.jsonl: can't be read" in fault(packed)
+    assert "cut.zip: a.jsonl can't be read" in fault(packed)
 
 
 @contextmanager
@@ -196,10 +196,10 @@ def test_failed_download_is_resumed_by_the_next_command(cache: Path) -> None:
     ("how", "path", "expected"),
     [
         ({"statuses": [404]}, "", "the server responded with 404: the file does not exist"),
-        ({"statuses": [204], "length": None}, "", "the server responded with 204, expected 200 and a file"),
+        ({"statuses": [204], "length": None}, "", "expected status 200 and a file, got 204"),
         ({"statuses": [206], "length": None}, "", "responded with a part of the file, expected the whole file"),
         ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, "", "is a web page, not a data file"),
-        ({"length": 200 << 30}, "", "has 214.7 GB, expected at most 107.4 GB"),
+        ({"length": 200 << 30}, "", "expected at most 107.4 GB, got 214.7 GB"),
         ({"to": "file:///etc/passwd"}, "moved", "is not a URL that can be fetched"),
         ({"to": "/moved"}, "moved", "redirects more than 10 times"),
     ],
@@ -260,7 +260,7 @@ def test_transfer_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_size_limit_holds_without_an_announced_length() -> None:
-    with serving(jsonl(*range(1000)), length=None) as (url, _), pytest.raises(DataError, match="has more than 0.0 GB"):
+    with serving(jsonl(*range(1000)), length=None) as (url, _), pytest.raises(DataError, match="is larger than 0.0 GB"):
         web.fetch(url, most_bytes=1000)
 
 
@@ -374,9 +374,9 @@ def test_hub_dataset_is_read_by_configuration_split_or_file(
     [
         ("them/plain/tset", "has no split 'tset'; did you mean 'test'?|has no split 'tset'; known: train, validation"),
         ("them/card:smal", "has no configuration 'smal'; did you mean 'small'?"),
-        ("them/none", "is not on the Hub, or is private (your token: none)"),
-        ("them/plain@v9", "has no revision 'v9'"),
-        ("them/script", "has a loading script (script.py), which is not run: try @refs/convert/parquet"),
+        ("them/none", "not on the Hub, or private (your token: none)"),
+        ("them/plain@v9", "no revision 'v9'"),
+        ("them/script", "loading scripts such as script.py are not run: try @refs/convert/parquet"),
         ("them/card/rows.jsonl", "has no file rows.jsonl"),
     ],
 )
@@ -424,7 +424,7 @@ def test_row_counts_and_shares_combine_with_whole_sources() -> None:
     for wrong, there, expected in (
         (asked, [60, 10, 100], "b: rows is 20, but it has 10"),
         (asked, [60, 30, 5], "c: share 0.2 is 20 rows, but it has 5"),
-        ([Asked("a", 0.5), Asked("b", 0.4)], [9, 9], "the shares add up to 0.9, expected 1"),
+        ([Asked("a", 0.5), Asked("b", 0.4)], [9, 9], "expected shares that add up to 1, got 0.9"),
         ([Asked("a"), Asked("b", 1.0)], [9, 9], "no rows are left for the other sources"),
     ):
         with pytest.raises(DataError, match=expected):

@@ -84,7 +84,7 @@ def test_dataframe_is_reported_and_its_rows_are_numbered(tmp_path: Path) -> None
     notes: list[str] = []
     read_rows(path, notes)
     assert notes == ["one JSON object with an object of cells per column (the default of pandas): read as 2 rows"]
-    assert refused(path) == f"{path}: line 1, row 2: 'output' is a number, expected text"
+    assert refused(path) == f"{path}: line 1, row 2: 'output': expected text, got a number"
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_json_encoded_prompts_histories_and_rows_are_parsed(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[{"role": "user", "content": "q"', "'messages' is text, expected a list of turns as JSON: line 1, column"),
-        ('[{"role": "user", "role": "x", "content": "q"}]', "turns as JSON: line 1: 'role' occurs twice"),
+        ('[{"role": "user", "content": "q"', "'messages': expected a list of turns as JSON, got text: line 1, column"),
+        ('[{"role": "user", "role": "x", "content": "q"}]', "turns as JSON, got text: line 1: 'role' occurs twice"),
         (r'[{"role": "user", "content": "\ud83d"}]', "an unpaired surrogate escape"),
-        ("[{'role': open('x')}]", "'messages' is text, expected a list of turns as JSON"),
-        ("no turns", "'messages' is text, expected a list of turns (as JSON where cells hold only text)"),
+        ("[{'role': open('x')}]", "'messages': expected a list of turns as JSON, got text"),
+        ("no turns", "'messages': expected a list of turns (as JSON where cells hold only text), got text"),
     ],
 )  # fmt: skip
 def test_json_encoded_turns_are_validated_like_a_file(tmp_path: Path, text: str, expected: str) -> None:
@@ -220,7 +220,7 @@ def test_unused_columns_with_unrepresentable_values_are_skipped(tmp_path: Path, 
 
 def test_used_column_with_unrepresentable_values_is_an_error(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", prompt=["q", "r"], completion=FAR)
-    assert "row 1: 'completion' is of type date32[day], expected text" in refused(tmp_path / "x.parquet")
+    assert "row 1: 'completion': expected text, got a value of type date32[day]" in refused(tmp_path / "x.parquet")
 
 
 def test_timestamps_inside_turns_are_ignored(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_errors_in_all_parts_are_reported_with_their_file(tmp_path: Path) -> Non
     ]
     (tmp_path / "a.jsonl").write_text(jsonl(ALPACA))
     (tmp_path / "b.jsonl").write_text(jsonl([{"instruction": "q", "output": 1}]))
-    assert refused(tmp_path) == f"{tmp_path}: b.jsonl line 1, row 4: 'output' is a number, expected text"
+    assert refused(tmp_path) == f"{tmp_path}: b.jsonl line 1, row 4: 'output': expected text, got a number"
 
 
 @pytest.mark.parametrize(
@@ -324,8 +324,8 @@ def test_errors_in_all_parts_are_reported_with_their_file(tmp_path: Path) -> Non
         (["train-0.parquet", "validation-0.parquet"], "by name, validation-0.parquet is for evaluation"),
         (["rows.csv", "rows.jsonl"], "rows.csv and rows.jsonl look like the same table twice: pass one of them"),
         (["rows.jsonl", "rows.jsonl.gz"], "rows.jsonl and rows.jsonl.gz look like the same table twice"),
-        (["notes.md", "data/"], "is a directory without data files (it has data/, notes.md)"),
-        ([], "is a directory without data files (it is empty)"),
+        (["notes.md", "data/"], "no data files found (found: data/, notes.md)"),
+        ([], "no data files found (empty)"),
     ],
 )  # fmt: skip
 def test_ambiguous_directory_is_rejected(tmp_path: Path, names: list[str], expected: str) -> None:

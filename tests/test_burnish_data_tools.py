@@ -111,11 +111,11 @@ def test_text_before_a_call_is_kept() -> None:
         ({"name": "weather", "arguments": {}}, "(weather): the argument 'city' is missing"),
         (
             {"name": "weather", "arguments": {"city": 3}},
-            "(weather): the argument 'city' is a number, expected string",
+            "(weather): the argument 'city': expected string, got a number",
         ),
         (
             {"name": "weather", "arguments": {"city": "x", "unit": "K"}},
-            "(weather): the argument 'unit' is 'K', expected one of 'C', 'F'",
+            "(weather): the argument 'unit': expected one of 'C', 'F', got 'K'",
         ),
         (
             {"name": "weather", "arguments": {"city": "x", "day": 2}},
@@ -131,20 +131,32 @@ def test_invalid_call_is_reported_with_line_and_turn(call: dict[str, Any], expec
 @pytest.mark.parametrize(
     "row, expected",
     [
-        (messages({"function": {"name": "weather", "arguments": "{city"}}), "turn 2: call 1: 'arguments' is text,"),
+        (
+            messages({"function": {"name": "weather", "arguments": "{city"}}),
+            "turn 2: call 1: 'arguments': expected a JSON object, got text",
+        ),
         (messages({"function": CALL}, tool_call_id="x"), "turn 3: 'tool_call_id' is 'x', but no call before it"),
-        ({**messages({"function": CALL}), "tools": None}, "turn 2: it calls tools, but the row defines none"),
-        ({**messages({"function": CALL}), "tools": "weather"}, "'tools' is text, expected a list of definitions"),
+        ({**messages({"function": CALL}), "tools": None}, "turn 2: a turn calls tools, but the row defines none"),
+        (
+            {**messages({"function": CALL}), "tools": "weather"},
+            "'tools': expected a list of definitions as JSON, got text",
+        ),
         ({**messages({"function": CALL}), "tools": [{}]}, "tool 1 has no name"),
         (sharegpt("weather()", OPENAI), "turn 2: its text is not a call in JSON"),
-        (sharegpt("[]", OPENAI), "turn 2: it contains no call"),
+        (sharegpt("[]", OPENAI), "turn 2: no call found"),
         (
             {**messages({"function": CALL}), "tools": "null"},
-            "'tools' is text, expected a list of definitions as JSON: it",
+            "'tools': expected a list of definitions as JSON, got text: null",
         ),
-        ({**messages({"function": CALL}), "tools": {}}, "'tools' is an empty object, expected a list of definitions;"),
+        (
+            {**messages({"function": CALL}), "tools": {}},
+            "'tools': expected a list of definitions, got an empty object;",
+        ),
         ({**messages({"function": CALL}), "functions": [WEATHER]}, "'functions': tool definitions are read from"),
-        (sharegpt("Soon.", OPENAI, "gpt"), "turn 3: it is a tool result, but every call before it already has one"),
+        (
+            sharegpt("Soon.", OPENAI, "gpt"),
+            "turn 3: expected no tool result: every call before this turn already has one",
+        ),
     ],
 )
 def test_malformed_calls_and_results_are_reported(row: dict[str, Any], expected: str) -> None:
@@ -232,7 +244,7 @@ def test_meaningful_nulls_are_kept(schema: dict[str, Any], given: dict[str, Any]
 
 def test_null_for_a_required_argument_is_an_error() -> None:
     (fault,) = faults(messages({"function": {**CALL, "arguments": {"city": None}}}))
-    assert fault == "1: turn 2: call 1 (weather): the argument 'city' is null, expected string"
+    assert fault == "1: turn 2: call 1 (weather): the argument 'city': expected string, got null"
 
 
 def test_dropping_all_rows_is_reported_as_a_call_error() -> None:

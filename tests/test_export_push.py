@@ -349,4 +349,4 @@ def test_stale_export_is_not_published_with_the_adapter(push: Push, hub: Hub, ru
 def test_push_of_gguf_or_merged_requires_an_export(push: Push, run: Run) -> None:
     (run.path / "export.json").unlink()
     output = line(push("--push.what", "adapter,merged"))
-    assert "run `make export` for it first (WHAT=adapter publishes the adapter without an export)" in output
+    assert "run `make export` first (WHAT=adapter publishes the adapter without an export)" in output

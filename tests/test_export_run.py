@@ -226,7 +226,7 @@ def test_changed_adapter_and_unknown_type_are_rejected_before_merging(source: Ru
     (run.path / "adapter" / "chat_template.jinja").write_text("{{ 'edited' }}")
     done = cli(*exporting(run))
     assert done.returncode == 2
-    assert "adapter: has changed since training" in done.stderr
+    assert "adapter has changed since training" in done.stderr
     assert not (run.path / "merged").exists()
 
 

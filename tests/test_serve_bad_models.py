@@ -44,7 +44,7 @@ BAD: dict[str, tuple[Callable[[mutants.Parts], None], str]] = {
     "an assertion on the tokens": (same_tokens, "ended by SIGABRT: GGML_ASSERT("),
     "a read outside of memory": (integer_weights, "the load test ended by SIGSEGV"),
     "weights that are not numbers": (nan_weights, "computed logits that are not finite"),
-    "no tokenizer": (value("tokenizer.ggml.model", STRING, "none"), "it has no tokenizer"),
+    "no tokenizer": (value("tokenizer.ggml.model", STRING, "none"), "has no tokenizer"),
     "an unknown architecture": (value("general.architecture", STRING, "x"), "llama.cpp can't load it: "),
 }
 

@@ -197,7 +197,7 @@ def test_changed_settings_do_not_reuse_answers(tmp_path: Path) -> None:
             "already exists: choose another path, or replace it with --overwrite true",
         ),
         ([{"text": "a"}], "out.csv", {}, "rows of plain text have no question"),
-        ([{"prompt": "a"}, {"prompt": 3}], "out.csv", {}, "line 2: 'prompt' is a number, expected text"),
+        ([{"prompt": "a"}, {"prompt": 3}], "out.csv", {}, "line 2: 'prompt': expected text, got a number"),
     ],
 )
 def test_invalid_options_are_rejected_before_any_request(

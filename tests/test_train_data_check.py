@@ -96,7 +96,7 @@ def test_directory_of_files_with_flags_and_reasoning_is_accepted(cli: Cli, tiny_
     ("name", "content", "expected"),
     [
         ("rows.jsonl", jsonl([{"instruction": "q", "output": n} for n in range(30)]),
-         "line 1: 'output' is a number, expected text (30 lines: 1, 2, 3 and 27 more)"),
+         "line 1: 'output': expected text, got a number (30 lines: 1, 2, 3 and 27 more)"),
         ("rows.csv", "prompt,completion\n" + 'q,"a" b\n' * 3, "line 2: malformed CSV in the record that starts here"),
         ("rows.csv", "prompt;completion\nFähre;täglich\nFähre;täglich\n".encode("cp1252"),
          "line 2: byte 0xe4 is not UTF-8; save the file as UTF-8 (2 lines: 2, 3)"),

@@ -130,7 +130,7 @@ def test_wrong_type_error_names_the_config_file(given: dict[str, Any], message: 
         ('{"r": 4, "r": 8}', "the key 'r' is given twice"),
         ("[" * 100_000, "can't be read"),
         ("[4]", "expected a JSON object"),
-        ('{"r": 4, "x": "' + "x" * (1 << 20) + '"}', "more than"),
+        ('{"r": 4, "x": "' + "x" * (1 << 20) + '"}', "is larger than"),
     ],
     ids=["twice", "nested", "list", "large"],
 )
@@ -164,7 +164,7 @@ def test_supported_adapter_can_be_continued(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa": it changed the base\'s weights'),
+        ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa", which changed the base\'s weights'),
         ({"layer_replication": [[0, 2]]}, "layer_replication is [[0, 2]]: training can't continue with it"),
         ({"use_qalora": True}, "use_qalora is true"),
         ({"use_doora": True}, "no such key; did you mean 'use_dora'?"),
@@ -228,7 +228,7 @@ def test_adapter_that_modified_its_base_is_rejected_before_loading(
     saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", layer_replication=[[0, 1]])
     code, output = plan(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "adapter"))
     assert code == 2
-    assert 'init_lora_weights is "olora": it changed the base\'s weights' in output
+    assert 'init_lora_weights is "olora", which changed the base\'s weights' in output
     assert "layer_replication is [[0, 1]]: training can't continue with it" in output
 
 

@@ -161,7 +161,7 @@ FAULTS = [
     (("--base.id", "/nowhere/model"), "no such file or directory"),
     (("--base.id", "nobody/nothing"), "base.id nobody/nothing"),
     (("--data.path", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
-    (("--run.root", "/proc/runs"), "/proc/runs: can't be written"),
+    (("--run.root", "/proc/runs"), "/proc/runs can't be written"),
     (("--lora.rank", "4"), "did you mean '--lora.r'?"),
     (("--chat.template", "chatlm"), "did you mean 'chatml'?"),
 ]

@@ -164,7 +164,7 @@ def fault(directory: Path, cuda: bool) -> str | None:
                 command, env=environment, capture_output=True, text=True, errors="replace", timeout=SELFTEST_LIMIT_S
             )
         except subprocess.TimeoutExpired:
-            return f"it produced no result within {SELFTEST_LIMIT_S} s"
+            return f"no result within {SELFTEST_LIMIT_S} s"
     lines = done.stdout.strip().split("\n")
     step = next((line.removeprefix("step ") for line in reversed(lines) if line.startswith("step ")), "starting")
     if done.returncode < 0 and (name := signal.Signals(-done.returncode).name) in CRASHES:

@@ -122,10 +122,10 @@ def read(arguments: argparse.Namespace, more: Sequence[str], environ: Mapping[st
     try:
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     except OSError as error:
-        raise ShipError(f"{config}: can't be read: {error.strerror}") from None
+        raise ShipError(f"{config} can't be read: {error.strerror}") from None
     if RUN_SECTION.search(text):
         raise ShipError(
-            f"{config}: has a section 'run', which only train would use: remove it, and set RUN=name or"
+            f"{config} has a section 'run', which only train would use: remove it, and set RUN=name or"
             ' SET="--run.root DIR", which apply to every step'
         )
     given = {name: option[0].partition("=")[2] if "=" in option[0] else option[-1] for name, option in options(more)}

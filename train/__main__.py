@@ -90,7 +90,7 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
     if options.command == "check" and options.html:  # before the rows are read
         check_writable(Path(options.html).parent, 0, "--html")
         if Path(options.html).is_dir():
-            raise ConfigError(f"--html {options.html}: is a directory, expected a file such as check.html")
+            raise ConfigError(f"--html {options.html}: expected a file such as check.html, got a directory")
     prepared = prepare(settings)
     started, warning = start_notes(settings)
     if started:

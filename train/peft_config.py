@@ -51,7 +51,7 @@ def read(path: Path) -> Config:
     """Return the JSON object in a PEFT config file. Raises ConfigError if the file can't be read or isn't an object."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+            raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes")
         content = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
@@ -125,7 +125,7 @@ def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
     faults = _kind_faults(path, content)
     for key, value in content.items():
         if key == START and value is not None and not any(_same(value, plain) for plain in PLAIN_STARTS):
-            faults.append(f"{path}: {key} is {_json(value)}: it changed the base's weights, which are not available")
+            faults.append(f"{path}: {key} is {_json(value)}, which changed the base's weights; those are not available")
         elif key not in INFORMATIONAL | CONTINUED | {TASK, TYPE, START, *section.model_fields}:
             faults += _fault(path, key, value, "training can't continue with it")
     return faults + _type_faults(path, continued(path, section), section)

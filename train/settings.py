@@ -31,7 +31,7 @@ class BaseSection(Strict):
     quantization: Literal["auto", "none", "nf4"] = Field(
         "none", description="quantization of the frozen base during training; auto: 16 bits if they fit"
     )
-    double_quant: bool = Field(True, description="with nf4, also quantize the quantization constants")
+    double_quant: bool = Field(True, description="quantize the quantization constants too; only with nf4")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="load and compute dtype; auto: float32 on a CPU, bfloat16 or float16 on a GPU"
     )

@@ -71,7 +71,7 @@ def look(base_id: str, revision: str | None = None) -> Path | None:
         return _checked(base_id, local, FETCH)
     directory = _fetched(base_id, revision, SMALL_FILES)
     if not (directory / "config.json").is_file():
-        raise BaseError(f"base.id {base_id}: is not a model: config.json is missing")
+        raise BaseError(f"base.id {base_id} is not a model: config.json is missing")
     if faults := _object_faults(directory):
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
     return directory
@@ -130,7 +130,7 @@ def _links_out(directory: Path) -> list[str]:
         blob = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
         if not blob and not target.is_relative_to(directory.resolve()):
             faults.append(
-                f"{path}: is a symbolic link to {target}, outside the directory: replace it with the file itself"
+                f"{path} is a symbolic link to {target}, outside the directory: replace it with the file itself"
             )
     return faults
 
@@ -164,7 +164,7 @@ def _local_path(base_id: str) -> Path | None:
         if why := irregular(path):
             raise BaseError(f"base.id {base_id}: {why}")
         if path.is_file() and path.suffix.lower() != ".gguf":
-            raise BaseError(f"base.id {base_id}: is a file but not a .gguf: set a directory, a .gguf file or a Hub id")
+            raise BaseError(f"base.id {base_id} is a file but not a .gguf: set a directory, a .gguf file or a Hub id")
         return path.resolve()
     if base_id.startswith((".", "/", "~")) or base_id.lower().endswith(".gguf") or base_id.count("/") > 1:
         raise BaseError(f"base.id {base_id}: no such file or directory")
@@ -196,7 +196,7 @@ def _object_faults(directory: Path) -> list[str]:
         try:
             value = json.loads(read_regular(path)) if path.exists() else {}
         except (OSError, ValueError, RecursionError) as error:
-            faults.append(f"{path}: can't be read as JSON: {error}; restore the file")
+            faults.append(f"{path} can't be read as JSON: {error}; restore the file")
         else:
             if not isinstance(value, dict):
                 faults.append(f"{path}: expected a JSON object, found {json.dumps(value)[:40]}; restore the file")
@@ -267,10 +267,10 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
         command = children.confined(children.Limits.of(8 * size, 8 * size), "burnish.bases.dequantize", *names)
         code, errors = watched(command, children.environment(TRANSFORMERS_VERBOSITY="error"), "base: dequantizing")
         if code:
-            last = last_line(errors, "it printed nothing")
+            last = last_line(errors, "no output")
             if crashed(code):
                 last = f"{exit_reason(code)} (its last line: {last})"
             if CUT in last:
-                last = f"it is truncated: it ends inside a tensor; {FETCH}"
-            raise BaseError(f"base.id {gguf_file}: can't be converted to a trainable checkpoint: {last}")
+                last = f"the file is truncated: it ends inside a tensor; {FETCH}"
+            raise BaseError(f"base.id {gguf_file} can't be converted to a trainable checkpoint: {last}")
     return target

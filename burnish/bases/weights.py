@@ -82,10 +82,10 @@ def is_pointer(path: Path) -> bool:
 def gguf_fault(path: Path) -> str:
     """Return the error in a .gguf file's first bytes, or ""."""
     if is_pointer(path):
-        return f"{path}: is a Git LFS pointer, not the file itself: run `git lfs pull`, or download it again"
+        return f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull`, or download it again"
     with open_regular(path) as file:
         begin = file.read(4)
-    return "" if begin == b"GGUF" else f"{path}: is not a GGUF file: it starts with {begin!r}; {FETCH}"
+    return "" if begin == b"GGUF" else f"{path} is not a GGUF file: it starts with {begin!r}; {FETCH}"
 
 
 def _indexed(index: Path, found: Weights) -> None:
@@ -98,7 +98,7 @@ def _indexed(index: Path, found: Weights) -> None:
         if not names or not all(isinstance(name, str) for name in names.values()):
             raise ValueError("weight_map names no files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = "it has no weight_map" if isinstance(error, KeyError | TypeError | AttributeError) else str(error)
+        reason = "no weight_map" if isinstance(error, KeyError | TypeError | AttributeError) else str(error)
         found.faults.append(f"{index}: the weights' index can't be used: {reason}; {found.way}")
         return
     tensors: dict[str, list[str]] = defaultdict(list)
@@ -107,9 +107,9 @@ def _indexed(index: Path, found: Weights) -> None:
     for name, wanted in sorted(tensors.items()):
         path = index.parent / name
         if path.name != name:
-            found.faults.append(f"{index}: names '{name}', which is not in the same directory: {found.way}")
+            found.faults.append(f"{index} names '{name}', which is not in the same directory: {found.way}")
         elif not path.is_file():
-            found.faults.append(f"{index}: names {name}, which is missing: {found.way}")
+            found.faults.append(f"{index} names {name}, which is missing: {found.way}")
         elif path.suffix == ".safetensors":
             held = _safetensors(path, found)
             if held is not None and (missing := sorted(set(wanted) - held)):
@@ -130,12 +130,12 @@ def _safetensors(path: Path, found: Weights) -> set[str] | None:
     try:
         shapes, end = _header(path)
     except (OSError, ValueError, RecursionError) as error:
-        found.faults.append(f"{path}: is not a safetensors file, or its header is damaged: {error}; {found.way}")
+        found.faults.append(f"{path} is not a safetensors file, or its header is damaged: {error}; {found.way}")
         return None
     size = path.stat().st_size
     if size != end:
         what = "is truncated" if size < end else "is damaged"
-        found.faults.append(f"{path}: {what}: it has {size:,} bytes, by its header it needs {end:,}; {found.way}")
+        found.faults.append(f"{path} {what}: expected {end:,} bytes by its header, got {size:,}; {found.way}")
         return None
     found.shapes |= shapes
     return set(shapes)
@@ -146,13 +146,13 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
     with open_regular(path) as file:
         begin = file.read(LENGTH_BYTES)
         if len(begin) < LENGTH_BYTES:
-            raise ValueError(f"it has {len(begin)} bytes")
+            raise ValueError(f"only {len(begin)} bytes")
         (length,) = struct.unpack("<Q", begin)
         if length > MAX_HEADER_BYTES:
-            raise ValueError(f"it starts with {begin!r}, which is not a valid header length")
+            raise ValueError(f"expected a valid header length at the start, got {begin!r}")
         text = file.read(length)
     if len(text) < length:
-        raise ValueError(f"it ends inside its header of {length:,} bytes")
+        raise ValueError(f"the file ends inside its header of {length:,} bytes")
     tensors = dict(_tensors(json.loads(text)))
     end = max((stop for _, stop in tensors.values()), default=0)
     return {name: shape for name, (shape, _) in tensors.items()}, LENGTH_BYTES + length + end
@@ -179,7 +179,7 @@ def _bin(path: Path, found: Weights) -> None:
         begin = file.read(4)
     if begin == ZIP:
         if not zipfile.is_zipfile(path):  # looks for the archive directory at the end
-            found.faults.append(f"{path}: is truncated: the directory at its end is missing; {found.way}")
+            found.faults.append(f"{path} is truncated: the directory at its end is missing; {found.way}")
     elif not begin.startswith(PICKLE):
         what = f"starts with {begin!r}" if begin else "is empty"
-        found.faults.append(f"{path}: was not written by torch.save: it {what}; {found.way}")
+        found.faults.append(f"{path} was not written by torch.save: it {what}; {found.way}")

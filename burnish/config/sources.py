@@ -67,10 +67,10 @@ class Reader:
             if node is not None:
                 check_size(node)
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise ConfigError(f"{path}: the config file can't be read: {reason}") from None
         except (YamlError, RecursionError) as error:
-            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise ConfigError(f"{path}: the config file can't be read: {reason}") from None
         except yaml.YAMLError as error:
             raise _not_yaml(path, error) from None

@@ -24,7 +24,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise YamlError(f"can't be read: {reason}") from None
     return parse_yaml(text, loader)
 
@@ -38,7 +38,7 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         check_size(node)
         return loader("").construct_document(node)
     except RecursionError:
-        raise YamlError("can't be read: it is nested too deeply") from None
+        raise YamlError("can't be read: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-99-99 raises ValueError
         raise YamlError(f"not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -60,7 +60,7 @@ def check_size(node: yaml.Node) -> None:
         elif isinstance(part, yaml.MappingNode):
             total += sum(size(key) + size(value) for key, value in part.value)
         if total > MAX_NODES:
-            raise YamlError(f"it has more than {MAX_NODES:,} values")
+            raise YamlError(f"more than {MAX_NODES:,} values")
         sizes[id(part)] = total
         return total
 

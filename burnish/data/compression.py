@@ -85,7 +85,7 @@ def read_pieces(part: Part) -> Iterator[bytes]:
                 file.seek(0)
                 yield from _unpacked(file, packing, part)
     except OSError as error:
-        raise DataError(f"{part.title}: can't be read: {error.strerror or error}") from None
+        raise DataError(f"{part.title} can't be read: {error.strerror or error}") from None
 
 
 def read_whole(part: Part, pieces: Iterator[bytes]) -> bytes:
@@ -104,7 +104,7 @@ def _within_memory(part: Part, pieces: Iterator[Piece]) -> Iterator[Piece]:
         total += len(piece)
         if total > most:
             raise DataError(
-                f"{part.title}: has more than {most / 2**20:,.0f} MiB, a quarter of the available memory: save the rows"
+                f"{part.title} is larger than {most / 2**20:,.0f} MiB, a quarter of the available memory: save the rows"
                 " as JSONL, which is read row by row"
             )
         yield piece
@@ -116,9 +116,7 @@ def _unpacked(file: IO[bytes], packing: str, part: Part) -> Iterator[bytes]:
     while len(head) < CHUNK_BYTES and (piece := next(pieces, None)) is not None:
         head += piece
     if (again := _packing(head)) is not None:
-        raise DataError(
-            f"{part.title}: is {packing}-compressed, and its content is {again}-compressed: unpack it first"
-        )
+        raise DataError(f"{part.title} is {packing}-compressed, and its content is {again}-compressed: unpack it first")
     _refuse(head, part, f"{what} ", None)
     yield from chain([head], pieces)
 
@@ -180,16 +178,16 @@ def _unpack(file: IO[bytes], packing: str, part: Part) -> Iterator[bytes]:
             total += len(piece)
             if total > limit:
                 raise DataError(
-                    f"{part.title}: is {packing}-compressed and unpacks to more than {limit / 2**20:,.0f} MiB, {why}:"
+                    f"{part.title} is {packing}-compressed and unpacks to more than {limit / 2**20:,.0f} MiB, {why}:"
                     " if that size is intended, unpack it first"
                 )
             yield piece
     except ImportError:
-        raise DataError(f"{part.title}: is {packing}-compressed, which needs pyarrow: unpack it first") from None
+        raise DataError(f"{part.title} is {packing}-compressed, which needs pyarrow: unpack it first") from None
     except EOFError:
-        raise DataError(f"{part.title}: is {packing}-compressed and truncated: download or compress it again") from None
+        raise DataError(f"{part.title} is {packing}-compressed and truncated: download or compress it again") from None
     except (OSError, zlib.error, lzma.LZMAError, ValueError, MemoryError) as error:
-        raise DataError(f"{part.title}: is {packing}-compressed and can't be unpacked: {error}") from None
+        raise DataError(f"{part.title} is {packing}-compressed and can't be unpacked: {error}") from None
 
 
 def unpacked_limit(packed: int) -> tuple[int, str]:

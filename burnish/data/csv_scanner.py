@@ -152,7 +152,7 @@ class _Table:
             if self._fits(cells):
                 yield line, {name: cell for name, cell in zip(self.names, cells, strict=False) if name}
             else:
-                self.faults.append(f"line {line}: it has {len(cells)} cells, the header has {len(self.names)}")
+                self.faults.append(f"line {line}: expected {len(self.names)} cells as in the header, got {len(cells)}")
 
     def _fits(self, cells: Sequence[str]) -> bool:
         """Return whether a record has all named cells and no text beyond the header's columns."""

@@ -25,7 +25,7 @@ class Undecoded:
 def kind(value: Any) -> str:
     """Return a value's type in JSON terms: "a number", "null", "an object"."""
     if isinstance(value, Undecoded):
-        return f"of type {value.type}"
+        return f"a value of type {value.type}"
     return _NAMES.get(type(value), f"a {type(value).__name__}")
 
 

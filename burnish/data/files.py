@@ -43,7 +43,7 @@ def data_sha256(source: Path | Located) -> str:
             return located.parts[0].sha256()
         return tree_digest({part.name: part.sha256() for part in located.parts})
     except OSError as error:
-        raise DataError(f"{error.filename}: can't be read: {error.strerror}") from None
+        raise DataError(f"{error.filename} can't be read: {error.strerror}") from None
 
 
 def _all_parts(located: Located, notes: list[str]) -> Iterator[RawRow]:

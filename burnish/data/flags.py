@@ -44,5 +44,5 @@ def _read(name: str, value: Any) -> bool | str:
     if name == "mask" and not isinstance(value, bool):
         return f"'mask' is {value!r}: tools disagree on its meaning; use 'train': true or false"
     if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):
-        return f"'{name}' is {value!r}, expected {'0 or 1' if name == 'weight' else 'true or false'}"
+        return f"'{name}': expected {'0 or 1' if name == 'weight' else 'true or false'}, got {value!r}"
     return bool(flag) != (name in MASKED)

@@ -149,7 +149,7 @@ class _Row(Found):
         if key not in self.value:
             self.faults.append(missing(key, self.value, self.known))
         elif not isinstance(value, str):
-            self.faults.append(f"'{key}' is {kind(value)}, expected text")
+            self.faults.append(f"'{key}': expected text, got {kind(value)}")
         else:
             return value
         return None
@@ -183,7 +183,7 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
     if isinstance(raw.value, str) and format == "text":
         row = _Row(value={"text": raw.value}, known=known)
     elif not isinstance(raw.value, dict):
-        return None, _Row(faults=[f"the row is {kind(raw.value)}, expected an object"])
+        return None, _Row(faults=[f"expected an object, got {kind(raw.value)}"])
     else:
         row = _Row(value=raw.value, known=known | {"conversation"} if format == "sharegpt" else known)
     for column, why in REFUSED.items():
@@ -251,7 +251,7 @@ def _with_thought(row: _Row, messages: list[Message]) -> list[Message]:
 def _sharegpt(row: _Row) -> list[Message]:
     names = [name for name in ("conversations", "conversation") if row.value.get(name) is not None]
     if len(names) == 2:
-        row.faults.append("it has both 'conversations' and 'conversation'")
+        row.faults.append("'conversations' and 'conversation' are both set: remove one")
     name = names[0] if names else "conversations"
     if isinstance(turns := expanded(row.value.get(name)), list):
         row.value = row.value | {name: turns}
@@ -310,7 +310,7 @@ def _history(row: _Row) -> list[Message]:
     if isinstance(pairs, str) and pairs.lstrip().startswith("["):
         pairs = parsed_list(pairs, row.faults) or pairs
     if not isinstance(pairs, list):
-        row.faults.append(f"'history' is {kind(pairs)}, expected a list of [user, assistant] pairs")
+        row.faults.append(f"'history': expected a list of [user, assistant] pairs, got {kind(pairs)}")
         return []
     messages = []
     for number, pair in enumerate(pairs, start=1):

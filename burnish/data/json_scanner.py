@@ -145,7 +145,7 @@ class _Scanner:
                 self._drop()
             return False, None
         except (RecursionError, ValueError) as error:
-            why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             self.faults.append(f"{self._place(start)}: the row that starts here can't be read: {why}")
             self._recover(start, start)
             return False, None

@@ -100,7 +100,7 @@ def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Me
     if turns is None:
         return []
     if not turns:
-        found.faults.append(f"'{column}' is an empty list, expected turns")
+        found.faults.append(f"'{column}': expected turns, got an empty list")
     messages = []
     for number, turn in enumerate(turns, start=first):
         of_turn = Found()
@@ -165,19 +165,19 @@ def as_context(messages: Sequence[Message]) -> list[Message]:
 def _as_list(value: Any, column: str, faults: list[str]) -> list[Any] | None:
     if isinstance(value, str):
         if not value.lstrip().startswith("["):
-            faults.append(f"'{column}' is text, expected a list of turns (as JSON where cells hold only text)")
+            faults.append(f"'{column}': expected a list of turns (as JSON where cells hold only text), got text")
             return None
         wrong: list[str] = []
         turns = parsed_list(value, wrong)
         if turns is None:
-            faults.append(f"'{column}' is text, expected a list of turns as JSON: {'; '.join(wrong)}")
+            faults.append(f"'{column}': expected a list of turns as JSON, got text: {'; '.join(wrong)}")
         return turns
     if isinstance(value, dict) and value and all(isinstance(cells, list) for cells in value.values()):
         lists = list(value.values())
         if all(len(cells) == len(lists[0]) for cells in lists):
             return [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
     if not isinstance(value, list):
-        faults.append(f"'{column}' is {kind(value)}, expected a list of turns")
+        faults.append(f"'{column}': expected a list of turns, got {kind(value)}")
         return None
     return value
 
@@ -186,7 +186,7 @@ def _turn(value: Any, found: Found) -> Message | None:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = parsed(value) or value
     if not isinstance(value, dict):
-        found.faults.append(f"it is {kind(value)}, expected an object with 'role' and 'content', or 'from' and 'value'")
+        found.faults.append(f"expected an object with 'role' and 'content', or 'from' and 'value', got {kind(value)}")
         return None
     role = _role(value, found.faults)
     if role == "assistant" and has_calls(value):
@@ -241,9 +241,9 @@ def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> st
     if len(given) == 1:
         return given[0]
     if given:
-        faults.append(f"it has both '{given[0]}' and '{given[1]}'")
+        faults.append(f"'{given[0]}' and '{given[1]}' are both set: remove one")
     elif there:
-        faults.append(f"'{there[0]}' is null, expected text")
+        faults.append(f"'{there[0]}': expected text, got null")
     else:
         # name the key that matches the turn's other keys
         faults.append(missing(names["from" in value or "value" in value], value, TURN_KEYS))
@@ -256,7 +256,7 @@ def _role(value: dict[str, Any], faults: list[str]) -> str | None:
         return None
     name = value[key]
     if not isinstance(name, str):
-        faults.append(f"'{key}' is {kind(name)}, expected text")
+        faults.append(f"'{key}': expected text, got {kind(name)}")
     elif name not in ROLES:
         faults.append(f"'{key}' is '{name}'{did_you_mean(name, ROLES)}")
     else:
@@ -294,7 +294,7 @@ def _content(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | Non
     if isinstance(content, str):
         return content, []
     if not isinstance(content, list):
-        found.faults.append(f"'{key}' is {kind(content)}, expected text")
+        found.faults.append(f"'{key}': expected text, got {kind(content)}")
         return None
     texts: list[str] = []
     thoughts: list[str] = []

@@ -105,7 +105,7 @@ def read_evaluation(run: Run, name: str) -> Evaluation:
     except FileNotFoundError:
         raise RunError(f"run '{run.id}' has no evaluation '{name}' yet: run `make evaluate NAME={name} ...`") from None
     except OSError as error:
-        raise RunError(f"{path}: can't be read: {error.strerror}") from None
+        raise RunError(f"{path} can't be read: {error.strerror}") from None
     except RecordError as error:
         raise RunError([f"{path}: {fault}; run `make evaluate` again" for fault in error.faults]) from None
     return found

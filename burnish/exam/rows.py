@@ -145,7 +145,9 @@ def _check(exam: Exam) -> None:
     expected = sum(len(q.positions) for q in exam.questions)
     answered = {len(part) for part in (exam.trained.ids, exam.trained.logp, exam.trained.true, exam.base_true)}
     if answered != {expected}:
-        raise ValueError(f"{REFERENCE} answers {sorted(answered)} positions, {QUESTIONS} has {expected}")
+        raise ValueError(
+            f"{REFERENCE} covers {', '.join(map(str, sorted(answered)))} positions, but {QUESTIONS} has {expected}"
+        )
 
 
 def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Question]:

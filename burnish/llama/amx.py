@@ -43,7 +43,7 @@ def decide(path: Path, amx: Amx, n_gpu_layers: int = 0) -> Decision:
     if missing := why_no_amx():
         return Decision(True, False, missing)
     if amx == "off":
-        return Decision(False, False, "it is disabled")
+        return Decision(False, False, "disabled in the settings")
     if n_gpu_layers < 0 and api.llama_supports_gpu_offload():
         return Decision(True, False, "the GPU holds the weights")
     return choose(weight_types(path), None if amx == "on" else lambda: tested(path))

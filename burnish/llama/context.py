@@ -95,7 +95,7 @@ class Context:
         """
         count = len(tokens)
         if not 0 < count <= self.n_batch:
-            raise LlamaError(f"a batch has {count} tokens, expected 1 to {self.n_batch}")
+            raise LlamaError(f"expected a batch of 1 to {self.n_batch} tokens, got {count}")
         self.model.check_ids(tokens)
         self._tokens[:count], self._positions[:count] = tokens, positions
         self._sequences[:count], self._outputs[:count] = sequences, outputs

@@ -34,7 +34,7 @@ def load_test(path: Path, amx: Amx) -> Loaded:
         if amx == "on" and decide(path, amx).amx and not model.amx:
             raise LlamaError(f"{path}: no weight is in an AMX buffer ({', '.join(model.buffers)})")
         if not model.n_vocab:
-            raise LlamaError(f"{path}: it has no vocabulary")
+            raise LlamaError(f"{path} has no vocabulary")
         _use_vocabulary(model)
         start, finite = 0, True
         for count in BATCHES:

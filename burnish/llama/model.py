@@ -66,7 +66,7 @@ class Model:
         except OSError as error:
             raise LlamaError(f"{path}: the model can't be read: {error.strerror}") from None
         if magic != b"GGUF":
-            raise LlamaError(f"{path}: is not a GGUF file (it starts with {magic!r}, not b'GGUF')")
+            raise LlamaError(f"{path} is not a GGUF file (it starts with {magic!r}, not b'GGUF')")
         params = api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = n_gpu_layers, vocab_only
         params.load_mode = api.LLAMA_LOAD_MODE_AUTO if use_mmap else api.LLAMA_LOAD_MODE_NONE
@@ -90,7 +90,7 @@ class Model:
         model = cls(handle, path, vocab_only)
         if api.llama_vocab_type(model.vocab) == api.LLAMA_VOCAB_TYPE_NONE:
             model.close()
-            raise LlamaError(f"{path}: it has no tokenizer that llama.cpp supports")
+            raise LlamaError(f"{path} has no tokenizer that llama.cpp supports")
         model.buffers, model.amx_why = buffers, decision.why or model.amx_why
         if decision.amx and not model.amx:
             model.amx_why = "no weight has a shape that AMX supports"

@@ -60,7 +60,7 @@ def quantize(
         log.listener = None
     if code:
         Path(target).unlink(missing_ok=True)
-        raise LlamaError(f"{source}: can't be quantized to {type_name}: {'; '.join(log.errors) or f'code {code}'}")
+        raise LlamaError(f"{source} can't be quantized to {type_name}: {'; '.join(log.errors) or f'code {code}'}")
     return result
 
 

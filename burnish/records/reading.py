@@ -51,7 +51,7 @@ def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
 def _json(data: bytes) -> dict[str, Any]:
     """Parse the bytes as a JSON object. Rejects duplicate keys and non-finite numbers."""
     if len(data) > MAX_BYTES:
-        raise RecordError([f"the file: it has {len(data):,} bytes, expected at most {MAX_BYTES:,}"])
+        raise RecordError([f"expected at most {MAX_BYTES:,} bytes, got {len(data):,}"])
     try:
         content = json.loads(
             data.decode("utf-8"),
@@ -61,9 +61,9 @@ def _json(data: bytes) -> dict[str, Any]:
             parse_int=_int,
         )
     except RecursionError:
-        raise RecordError(["the file: it is nested too deeply"]) from None
+        raise RecordError(["the file is nested too deeply"]) from None
     except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
-        raise RecordError([f"the file: it is not JSON: {error}"]) from None
+        raise RecordError([f"the file is not JSON: {error}"]) from None
     if not isinstance(content, dict):
         raise RecordError([f"the file: expected a JSON object, found {_shown(content)}"])
     return content

@@ -101,9 +101,9 @@ def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MAX_BY
     except _TimeOver:
         if not timed:  # the limit of an enclosing call
             raise
-        over = f"it did not end within {seconds:g} s"
+        over = f"no result within {seconds:g} s"
     except MemoryError:
-        over = f"it needs more than {most_bytes >> 20} MiB of memory"
+        over = f"more than {most_bytes >> 20} MiB of memory needed"
     finally:
         _PROCESS.read_at = _PROCESS.read_at if done else float("-inf")
         if timed:

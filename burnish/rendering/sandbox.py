@@ -56,7 +56,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for piece in pieces:
             size += len(piece)
             if size > MAX_OUTPUT:
-                raise OutputTooLong(f"it wrote more than {MAX_OUTPUT // 10**6} million characters")
+                raise OutputTooLong(f"more than {MAX_OUTPUT // 10**6} million characters written")
             parts.append(piece)
         return "".join(parts)
 

@@ -67,7 +67,7 @@ def ids_difference(text: str, found: list[int], expected: list[int]) -> str:
     pairs = enumerate(zip(found, expected, strict=False))
     at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
     shown = text if len(text) <= 40 else f"{text[:40]}…"
-    return f"{shown!r} at token {at}: {found[at : at + 3]}, expected {expected[at : at + 3]}"
+    return f"{shown!r} at token {at}: expected {expected[at : at + 3]}, got {found[at : at + 3]}"
 
 
 def normalizer(tokenizer: Any) -> Callable[[str], str]:

@@ -136,7 +136,7 @@ def _converted(directory: Path, trust_remote_code: bool) -> Any:
         if "trust_remote_code" in str(error):
             raise
         raise TokenizerError(
-            f"{directory}: it has no {TOKENIZER}, and transformers can't make a tokenizer from its other files"
+            f"{directory} has no {TOKENIZER}, and transformers can't make a tokenizer from its other files"
             f" ({first_line(error).rstrip(': ')}): add the model's own {TOKENIZER}"
         ) from None
     original: Callable[[str], list[int]] | None = _sentencepiece(directory)
@@ -151,7 +151,7 @@ def _converted(directory: Path, trust_remote_code: bool) -> Any:
         difference = first_difference(encoder(tokenizer), original or encoder(made), SAMPLE_TEXTS)
     if difference:
         raise TokenizerError(
-            f"{directory}: it has no {TOKENIZER}, and the one that transformers makes gives different ids:"
+            f"{directory} has no {TOKENIZER}, and the one that transformers makes gives different ids:"
             f" {difference}; add the model's own {TOKENIZER}"
         )
     return tokenizer

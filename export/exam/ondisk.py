@@ -70,7 +70,7 @@ def _gather(ids: torch.Tensor, source: Source) -> torch.Tensor:
     with source.file.open("rb", buffering=0) as file:
         for row, number in zip(raw, different.tolist(), strict=True):
             if os.preadv(file.fileno(), [row.data], source.offset + number * length) != length:
-                raise ShardError(f"{source.file}: is truncated: it ends inside '{source.name}'")
+                raise ShardError(f"{source.file} is truncated: it ends inside '{source.name}'")
     return rows.float()[places]
 
 

@@ -49,7 +49,7 @@ def prompt_parity(
     if not turns:
         return text_parity(exam, encode, ends)
     if chat is None:
-        return Check(False, "it has no chat template")
+        return Check(False, "the file has no chat template")
     if any(question.tools for question in exam.questions):
         chat = replace(chat, template=fitted(chat.template)[0])
     try:

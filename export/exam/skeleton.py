@@ -97,7 +97,7 @@ def read_skeleton(directory: Path) -> Skeleton:
         outline = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
     layers = find_layers(outline)
     if not layers or outline.base_model is outline:
-        raise NotStreamable("it has no list of layers")
+        raise NotStreamable("the model has no list of layers")
     stored = {source.name: source for source in sources(directory)}
     targets = model_names(outline, stored)
     owners = {name: _owner(target, layers) for name, target in targets.items()}
@@ -122,7 +122,7 @@ def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: 
     )
     if missing := sorted(info["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise ShardError(f"{directory}: it lacks {counted(len(missing), 'tensor')} of the model: {named}")
+        raise ShardError(f"{directory} lacks {counted(len(missing), 'tensor')} of the model: {named}")
     return model.eval()
 
 

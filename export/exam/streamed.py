@@ -146,7 +146,7 @@ def whole_logits(directory: Path, questions: Sequence[Question], reason: str) ->
 
     needed = sum(2 * source.nbytes for source in sources(directory)) / GIB
     free = machine.memory_available_bytes() / GIB
-    what = f"{directory}: can't be examined layer by layer ({reason})"
+    what = f"{directory} can't be examined layer by layer ({reason})"
     if needed > free:
         raise UserError(f"{what}, and loading it whole needs {needed:.1f} GiB of memory, but {free:.1f} GiB are free")
     warn(f"{what}: loading it whole, {needed:.1f} GiB")

@@ -50,7 +50,7 @@ def terminator(exam: Exam, ends: Ends) -> Check:
             " again"
         )
     if inside := sorted({i for ids in turns for i in _inside(ids, ends)} - set(wrong)):
-        faults.append(f"it stops inside trained turns, at {_named(inside, ends)}, so answers would be cut")
+        faults.append(f"the file stops inside trained turns, at {_named(inside, ends)}, so answers would be cut")
     return Check(not faults if turns or faults else None, "; ".join(faults))
 
 

@@ -30,7 +30,7 @@ def tool_parity(exam: Exam, chat: Chat | None, dialect: str | None, decode: Deco
     if not turns:
         return Check(None)
     if chat is None:
-        return Check(False, "it has no chat template")
+        return Check(False, "the file has no chat template")
     try:
         found = find(chat.template, dialect)
     except ChatError as error:

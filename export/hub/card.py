@@ -152,7 +152,7 @@ def _base(s: Publication) -> str:
     onto = (
         f"the adapter is merged onto the {merge.base} 16-bit base ({_line(merge.reason)})"
         if merge
-        else "it is not merged"
+        else "the adapter is not merged"
     )
     double = ", with double quantization" if s.train.double_quant else ""
     held = f"NF4 (4 bits{double})" if s.train.quantization == "nf4" else s.train.load_dtype

@@ -101,7 +101,7 @@ def _tree_faults(run: Run, name: str) -> Iterator[str]:
         elif not _is_plain(inner.as_posix()):
             yield f"{path}: its name has invisible characters, or characters that are not allowed in a repository path"
         elif path.is_file() and not path.name.startswith(".") and _is_foreign(inner):
-            yield f"{path}: is not part of a checkpoint ({', '.join(sorted(SUFFIXES))}): remove it"
+            yield f"{path} is not part of a checkpoint ({', '.join(sorted(SUFFIXES))}): remove it"
 
 
 def _is_plain(name: str) -> bool:
@@ -121,7 +121,7 @@ def _link_fault(run: Run, name: str) -> str:
     """Return the error if a path in the run is a link, passes through one, or is not a file or directory."""
     path = run.inside(name)
     if path.resolve() != run.path.resolve() / name:
-        return f"{path}: is a link, or inside a linked directory: only files in the run itself are published"
+        return f"{path} is a link, or inside a linked directory: only files in the run itself are published"
     return ""
 
 
@@ -133,7 +133,7 @@ def _records(s: Publication) -> Iterator[tuple[str, bytes]]:
             try:
                 yield name, read_regular(path, MAX_CONFIG_BYTES if name == CONFIG else MAX_RECORD_BYTES)
             except OSError as error:
-                raise PushError(f"{path}: can't be read: {error.strerror}") from None
+                raise PushError(f"{path} can't be read: {error.strerror}") from None
 
 
 def _refuse_quantized(directory: Path) -> None:
@@ -153,7 +153,7 @@ def _dtypes(path: Path) -> set[str]:
         with safe_open(path, "np") as file:
             return {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  (it is not a dict)
     except (SafetensorError, OSError) as error:
-        raise PushError(f"{path}: is not a safetensors file: {first_line(error)}: export again") from None
+        raise PushError(f"{path} is not a safetensors file: {first_line(error)}: export again") from None
 
 
 def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int], None]) -> Iterator[Item]:
@@ -166,7 +166,7 @@ def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int],
 
 def _check(path: Path, same: bool) -> None:
     if not same:
-        raise PushError(f"{path}: is missing, or differs from its record (sha256): run `make export` again")
+        raise PushError(f"{path} is missing, or differs from its record (sha256): run `make export` again")
 
 
 def _size(path: Path) -> int:

@@ -49,7 +49,7 @@ def _export_record(run: Run, push: PushSection) -> ExportRecord | None:
         if _adapter_alone(push):
             return None
         raise PushError(
-            f"run '{run.id}' has no export.json: run `make export` for it first (WHAT=adapter publishes the adapter"
+            f"run '{run.id}' has no export.json: run `make export` first (WHAT=adapter publishes the adapter"
             " without an export)"
         )
     export = run.read(ExportRecord)

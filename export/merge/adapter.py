@@ -123,7 +123,9 @@ def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
     wholes: dict[str, Source] = {}
     for source in file_sources(directory / WEIGHTS):
         if source.dtype not in FLOATS:
-            raise MergeError(f"{directory / WEIGHTS}: '{source.name}' has {source.dtype} values, expected floats")
+            raise MergeError(
+                f"{directory / WEIGHTS}: '{source.name}': expected a floating-point dtype, got {source.dtype}"
+            )
         name = source.name.removeprefix(PREFIX)
         suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
         if suffix:
@@ -211,10 +213,10 @@ def _check_shapes(
     for one in (parts.magnitude, parts.b_bias):
         if one is not None and (b is None or one.shape != b.shape[:1]):
             raise MergeError(
-                f"{where}: '{one.name}' has shape {list(one.shape)}, expected one number per row of the layer"
+                f"{where}: '{one.name}': expected one number per row of the layer, got shape {list(one.shape)}"
             )
     if parts.tokens is not None and len(parts.tokens.shape) != 2:
-        raise MergeError(f"{where}: trained token rows have shape {list(parts.tokens.shape)}, expected a matrix")
+        raise MergeError(f"{where}: trained token rows: expected a matrix, got shape {list(parts.tokens.shape)}")
 
 
 def _pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:

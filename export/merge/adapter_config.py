@@ -81,7 +81,7 @@ def _object(path: Path) -> dict[str, Any]:
         raise MergeError(f"{path}: the adapter's configuration is {'not a file' if path.exists() else 'missing'}")
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
+            raise ValueError(f"the file is larger than {MAX_BYTES:,} bytes")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise MergeError(f"{path}: the adapter's configuration can't be read: {error}") from None
@@ -105,7 +105,7 @@ def _refused(config: dict[str, Any]) -> list[str]:
     if config["peft_type"] != "LORA":
         faults.append(f"peft_type is {config['peft_type']}: only LORA can be merged")
     if config.get("init_lora_weights", True) not in PLAIN_INITIALISATIONS:
-        faults.append(f"init_lora_weights {config['init_lora_weights']}: it changed the base's weights")
+        faults.append(f"init_lora_weights {config['init_lora_weights']} changed the base's weights")
     return faults
 
 

@@ -52,7 +52,7 @@ def _files(directory: Path) -> list[Path]:
     names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [BIN_SINGLE]
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
-        raise ConvertError([f"{directory / name}: is missing; the base has no safetensors either" for name in missing])
+        raise ConvertError([f"{directory / name} is missing; the base has no safetensors either" for name in missing])
     return [directory / name for name in names]
 
 
@@ -84,9 +84,9 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = first_line(error, type(error).__name__)
-        raise ConvertError(f"{file}: can't be read as tensors only: {reason}") from None
+        raise ConvertError(f"{file} can't be read as tensors only: {reason}") from None
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise ConvertError(f"{file}: contains other things than named tensors")
+        raise ConvertError(f"{file} contains other things than named tensors")
     if unknown := {str(t.dtype) for t in content.values()} - {str(dtype) for dtype in NAMES}:
-        raise ConvertError(f"{file}: has {', '.join(sorted(unknown))} values, which are not supported")
+        raise ConvertError(f"{file} has {', '.join(sorted(unknown))} values, which are not supported")
     return content

@@ -122,6 +122,6 @@ def _packed(by_name: dict[str, Source], tensor: Source) -> Packed:
     state: dict[str, Any] = bnb.unpack_tensor_to_dict(parts[names[0]].read())
     if state["blocksize"] != NF4_BLOCK:
         raise MergeError(
-            f"{tensor.file}: '{tensor.name}' is stored in NF4 blocks of {state['blocksize']}, expected {NF4_BLOCK}"
+            f"{tensor.file}: '{tensor.name}': expected NF4 blocks of {NF4_BLOCK} values, got {state['blocksize']}"
         )
     return Packed(tensor.name, NAMES[getattr(torch, state["dtype"])], tuple(state["shape"]), tensor, parts)

@@ -90,7 +90,7 @@ class Source(Stored):
             while wanted:
                 got = file.readinto(wanted)
                 if not got:
-                    raise ShardError(f"{self.file}: is truncated: it ends inside '{self.name}'")
+                    raise ShardError(f"{self.file} is truncated: it ends inside '{self.name}'")
                 wanted = wanted[got:]
         return tensor
 
@@ -107,17 +107,17 @@ def sources(directory: Path) -> list[Source]:
     try:
         names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [SINGLE]
     except (FileError, KeyError, TypeError, AttributeError):
-        raise ShardError(f"{index}: is not an index of weights: expected weight_map, from tensors to files") from None
+        raise ShardError(f"{index} is not an index of weights: expected weight_map, from tensors to files") from None
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
-        raise ShardError([f"{directory / name}: is missing; the merge needs safetensors" for name in missing])
+        raise ShardError([f"{directory / name} is missing; the merge needs safetensors" for name in missing])
     return [source for name in names for source in file_sources(directory / name)]
 
 
 def file_sources(file: Path) -> list[Source]:
     """Return a safetensors file's tensors in stored order. Raises ShardError if the file is damaged."""
     if not file.is_file():
-        raise ShardError(f"{file}: is {'not a file' if file.exists() else 'missing'}: expected a safetensors file")
+        raise ShardError(f"{file} is {'not a file' if file.exists() else 'missing'}: expected a safetensors file")
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
@@ -132,13 +132,13 @@ def file_sources(file: Path) -> list[Source]:
         found = [_source(name, entry, file, start, size) for name, entry in entries.items()]
     except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = str(error) if isinstance(error, OSError | ValueError) else "its header does not describe tensors"
-        raise ShardError(f"{file}: is not a safetensors file, or is damaged: {reason}") from None
+        raise ShardError(f"{file} is not a safetensors file, or is damaged: {reason}") from None
     return sorted(found, key=lambda source: source.offset)
 
 
 def _check_dtypes(file: Path, entries: dict[str, Any]) -> None:
     if unknown := sorted({str(entry["dtype"]) for entry in entries.values()} - TYPES.keys()):
-        raise ShardError(f"{file}: has {', '.join(unknown)[:80]} values: use the model's 16-bit checkpoint")
+        raise ShardError(f"{file} has {', '.join(unknown)[:80]} values: use the model's 16-bit checkpoint")
 
 
 def _source(name: str, entry: dict[str, Any], file: Path, start: int, size: int) -> Source:
@@ -150,7 +150,7 @@ def _source(name: str, entry: dict[str, Any], file: Path, start: int, size: int)
     if end - begin != made.nbytes:
         raise ValueError(f"'{name[:80]}' has the shape {shape}, but {end - begin:,} bytes in the file")
     if start + end > size:
-        raise ValueError(f"it ends inside '{name[:80]}'")
+        raise ValueError(f"the file ends inside '{name[:80]}'")
     return made
 
 

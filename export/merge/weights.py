@@ -102,7 +102,7 @@ def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
             there[HEAD] = replace(there[embedding], name=HEAD)
     missing = sorted(changes.keys() - there.keys())
     if missing:
-        raise MergeError([f"{base}: has no tensor '{name}', which the adapter changes" for name in missing])
+        raise MergeError([f"{base} has no tensor '{name}', which the adapter changes" for name in missing])
     tensors = [Merged(name, tensor, changes.get(name)) for name, tensor in there.items()]
     if faults := [fault for tensor in tensors if (fault := _fault(tensor))]:
         raise MergeError([f"{base}: {fault}" for fault in faults])
@@ -158,7 +158,7 @@ def _check_tokens(adapter: Path, tensors: list[Merged]) -> None:
         added = read_json(path).get("added_tokens") or []
         last = max(added, key=lambda token: int(token["id"]), default=None)
     except (AttributeError, TypeError, KeyError, ValueError):
-        raise MergeError(f"{path}: is not a tokenizer: added_tokens can't be read; restore the file") from None
+        raise MergeError(f"{path} is not a tokenizer: added_tokens can't be read; restore the file") from None
     if last and last["id"] >= min(rows.values()):
         raise MergeError(
             f"{adapter}: token '{last['content']}' has id {last['id']}, the model has {min(rows.values())} rows: train"

@@ -124,12 +124,12 @@ def open_journal(path: Path, rows: int) -> Iterator[Journal]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise JournalError(f"{path}: can't be written: {error.strerror}") from None
+        raise JournalError(f"{path} can't be written: {error.strerror}") from None
     with os.fdopen(descriptor, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JournalError(f"{path}: another process is answering these rows: wait until it ends") from None
         except OSError:
-            say(f"{path}: can't be locked: run the same command only once at a time")
+            say(f"{path} can't be locked: run the same command only once at a time")
         yield Journal(file, path, rows)

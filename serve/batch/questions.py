@@ -72,7 +72,7 @@ def _asking(columns: ColumnMap) -> ColumnMap:
 
 def _from_columns(rows: Sequence[RawRow], title: str, columns: ColumnMap) -> list[Question]:
     if columns.kind == "text":
-        raise DataError("columns {text}: has no question: set {user, assistant} or {prompt, completion}")
+        raise DataError("columns {text}: no question: set {user, assistant} or {prompt, completion}")
     asking = _asking(columns)
     asking.check(columns_of(rows), title)
     faults: list[str] = []

@@ -64,7 +64,7 @@ async def _only_model(client: Any, url: str) -> str:
     names = [name for name in names if name != ALIAS] or names
     if len(names) != 1:
         shown = f"{', '.join(names[:MOST_SHOWN])}{' …' if len(names) > MOST_SHOWN else ''}"
-        raise EndpointError(f"{url}: it has {len(names)} models ({shown}): choose one with --url_model")
+        raise EndpointError(f"{url} has {len(names)} models ({shown}): choose one with --url_model")
     return names[0]
 
 

@@ -57,9 +57,9 @@ def _check_out(settings: GenerateSettings, out: Path) -> None:
     """Raise UserError if the output file can't be written, before generating anything."""
     tables.check_type(out)
     if out.resolve() == Path(settings.data).resolve():
-        raise output.OutputError(f"out {out}: is the input file: choose another path")
+        raise output.OutputError(f"out {out} is the input file: choose another path")
     if out.is_dir():
-        raise output.OutputError(f"out {out}: is a directory, expected a file")
+        raise output.OutputError(f"out {out}: expected a file, got a directory")
     check_writable(out.parent, 0, PURPOSE)
     if out.exists() and not settings.overwrite and not journals(out):
         raise _exists(out)

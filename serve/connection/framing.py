@@ -49,7 +49,9 @@ class Reader(h11.Connection):
             raise self._refuse(414, "url_too_long", f"the URL is longer than {MAX_TARGET} characters")
         if b"transfer-encoding" in names and b"content-length" in names:
             # request smuggling: a proxy in front of this server may use the other header and see different requests
-            raise self._refuse(400, "invalid_request", "it has both Content-Length and Transfer-Encoding")
+            raise self._refuse(
+                400, "invalid_request", "the request has both Content-Length and Transfer-Encoding: send only one"
+            )
         if b"transfer-encoding" in names and request.http_version != b"1.1":
             raise self._refuse(400, "invalid_request", "Transfer-Encoding needs HTTP/1.1")
 

@@ -58,7 +58,7 @@ def _options(prompt: Prompt, parts: Sequence[Template]) -> tuple[list[str], str]
 def _fault(options: Sequence[str], right: str) -> str:
     plain = [option.strip() for option in options]
     if not 2 <= len(plain) <= MOST_OPTIONS:
-        return f"it has {len(plain)} options, expected 2 to {MOST_OPTIONS}"
+        return f"expected 2 to {MOST_OPTIONS} options, got {len(plain)}"
     if len(set(plain)) < len(plain):
         return "two options are the same"
     if "" in plain:

@@ -34,11 +34,11 @@ def load_function(name: str) -> Function:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise CustomError(f"score: {path}: it raised {type(error).__name__}: {error}") from None
+        raise CustomError(f"score: {path} raised {type(error).__name__}: {error}") from None
     found = getattr(module, function, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise CustomError(f"score: {path}: has no function '{function}'{did_you_mean(function, names)}")
+        raise CustomError(f"score: {path} has no function '{function}'{did_you_mean(function, names)}")
     return _guarded(found, f"{path}:{function}")
 
 
@@ -47,6 +47,6 @@ def _guarded(function: Function, where: str) -> Function:
         try:
             return function(answer, row)
         except Exception as error:
-            raise CustomError(f"score: {where}: it raised {type(error).__name__}: {error}") from None
+            raise CustomError(f"score: {where} raised {type(error).__name__}: {error}") from None
 
     return call

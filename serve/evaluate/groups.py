@@ -23,7 +23,7 @@ def values_of(prompts: Sequence[Prompt], column: str | None) -> list[str]:
     cells = [prompt.value.get(column) for prompt in prompts]
     found = [cell if isinstance(cell, str) else to_json(cell) for cell in cells]
     if (count := len(set(found))) > MOST_GROUPS:
-        raise ScoreError(f"group: the column '{column}' has {count:,} values, expected at most {MOST_GROUPS}")
+        raise ScoreError(f"group: expected at most {MOST_GROUPS} values in the column '{column}', got {count:,}")
     return [" ".join(value.split())[:LONGEST] or "(empty)" for value in found]
 
 

@@ -96,7 +96,7 @@ def _by_row(against: Against, prompts: Sequence[Prompt]) -> Score:
         if isinstance(name, str) and name in NAMES and name not in (ROWS, "choice"):
             groups.setdefault(name, []).append(prompt)
         else:
-            errors.append(f"{prompt.where}: the column '{COLUMN}' is {name!r:.40}, expected the name of a score")
+            errors.append(f"{prompt.where}: the column '{COLUMN}': expected the name of a score, got {name!r:.40}")
     if errors:
         raise ScoreError(errors)
     scores = {name: make_score(name, against, rows) for name, rows in groups.items()}
@@ -111,7 +111,7 @@ def _lacks_text(against: Against, prompt: Prompt) -> str:
     if text := against.text(prompt):
         return "" if text.strip() else "the expected answer is empty"
     if against.column is not None:
-        return f"the column '{against.column}' is empty or missing, expected the right answer"
+        return f"the column '{against.column}' is empty or missing: put the correct answer there"
     return "no assistant turn to compare the answer with: add it, or name the column with --expected"
 
 
@@ -217,6 +217,6 @@ def _custom(function: Callable[[str, dict[str, Any]], Any], answer: Answer, prom
     value = function(answer.text, row)
     if (score := text_scores.clamp(value)) is None:
         raise ScoreError(
-            f"{prompt.where}: the function returned {value!r:.80}, expected true, false or a number from 0 to 1"
+            f"{prompt.where}: the function must return true, false or a number from 0 to 1, got {value!r:.80}"
         )
     return score

@@ -77,8 +77,8 @@ class Sampling(Wire):
     )
     stop: str | list[str] | None = Field(None, description="at most the setting `max_stops`")
     max_tokens: MaxTokens | None = Field(None, description="at least 1; -1 for as many as fit in the context")
-    presence_penalty: Penalty | None = Field(None, description="over the completion")
-    frequency_penalty: Penalty | None = Field(None, description="over the completion")
+    presence_penalty: Penalty | None = Field(None, description="penalty on tokens that occur in the completion")
+    frequency_penalty: Penalty | None = Field(None, description="penalty per occurrence of a token in the completion")
     logit_bias: dict[str, Bias] | None = Field(None, description="-100 to 100 by token id")
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(None, description="-1 for a random seed")
     stream: bool | None = None
@@ -89,10 +89,11 @@ class Sampling(Wire):
     top_k: Annotated[TopK | None, SAMPLING] = Field(None, description="0 or -1 for no limit, the default")
     min_p: Annotated[Share | None, SAMPLING] = Field(None, description="0 by default")
     repeat_penalty: Annotated[Repetition | None, Extension("llama.cpp")] = Field(
-        None, description="over the last `repeat_last_n` tokens of prompt and completion"
+        None, description="penalty on the last `repeat_last_n` tokens of prompt and completion"
     )
     repetition_penalty: Annotated[Repetition | None, Extension("vLLM")] = Field(
-        None, description="over the whole prompt and completion; not together with a different `repeat_penalty`"
+        None,
+        description="penalty on all tokens of prompt and completion; not together with a different `repeat_penalty`",
     )
     repeat_last_n: Annotated[LastTokens | None, Extension("llama.cpp")] = Field(
         None, description="64 by default; -1 for all tokens"
@@ -230,7 +231,9 @@ class ChatRequest(Sampling, Rendering):
         None, description="maximum reasoning tokens, after which reasoning is closed; -1 for no limit"
     )
 
-    tools: Annotated[list[Tool] | None, Field(description="if the chat template takes tools")] = None
+    tools: Annotated[
+        list[Tool] | None, Field(description="functions that the model may call, if the chat template takes tools")
+    ] = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = Field(None, description="false returns only the first call")
 
@@ -314,7 +317,7 @@ class CompletionRequest(Sampling):
         description="16 by default; 0 processes the prompt and generates nothing; -1 for as many as fit in the context",
     )
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
-        None, description="with `echo`, also for the prompt"
+        None, description="log-probabilities of this many tokens per position; with `echo`, also for the prompt"
     )
     echo: bool = Field(False, description="return the prompt before the completion")
     best_of: Annotated[int | None, Only("only the value of `n`", "invalid_value")] = None

@@ -101,7 +101,9 @@ class LlamaTokenizer:
         try:
             reply = await self._workers.ask({"do": "grammar", "wanted": dict(wanted), "cpu_s": cpu_s}, again=False)
         except TextFailed:
-            raise ConstraintRefused("", "it takes too much time or memory to compile: make it smaller") from None
+            raise ConstraintRefused(
+                "", "compiling takes too much time or memory: make the constraint smaller"
+            ) from None
         if reply.kind is not Kind.VALUE:
             raise ConstraintRefused("", str(reply.value))
         if "grammar" not in reply.value:

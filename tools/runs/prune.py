@@ -96,7 +96,7 @@ def _delete(one: Candidate) -> int:
         warn(f"{error}: skipped")
         return 0
     except OSError as error:
-        warn(f"{error.filename}: can't be deleted: {error.strerror}")
+        warn(f"{error.filename} can't be deleted: {error.strerror}")
         return 0
     latest = one.run.path.parent / "latest"
     if latest.is_symlink() and not latest.exists():

@@ -15,7 +15,7 @@ from .mask import Codec, build
 
 MAX_SHARE = 0.5  # above this fraction of rows, a dataset counts as rendered chats
 OWN = "the run's own chat template"
-USER, ASSISTANT = "a user's turn", "an assistant's turn"
+USER, ASSISTANT = "a user turn", "an assistant turn"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def loading_fault(base: BaseSection, error: Exception) -> str:
     """Return the reason why transformers can't load a base, in one line."""
     if "trust_remote_code" in str(error):
         return (
-            f"base.id {base.id}: it needs its own Python code; read that code, then set base.trust_remote_code: true"
+            f"base.id {base.id} needs its own Python code: read that code, then set base.trust_remote_code: true"
             " if you trust it"
         )
     return f"base.id {base.id}: transformers can't load it: {first_line(error)}"

@@ -22,7 +22,7 @@ def fit(template: ChatTemplate, dialect: str | None) -> tuple[ChatTemplate, Foun
     """
     template, found = fitted(template, dialect)
     if dialect and found.dialect is None:
-        raise ConfigError(f"chat.tool_dialect {dialect}: it does not read the template's calls: {found.why}")
+        raise ConfigError(f"chat.tool_dialect {dialect} does not read the template's calls: {found.why}")
     return template, found
 
 

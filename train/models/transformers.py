@@ -29,7 +29,7 @@ def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
     stored_in_nf4 = _stored_in_nf4(found, base)
     if stored_in_nf4 and base.quantization != "nf4":
         raise ConfigError(
-            f"base.id {base.id}: is stored in NF4: set base.quantization: nf4, or use its 16-bit checkpoint"
+            f"base.id {base.id} is stored in NF4: set base.quantization: nf4, or use its 16-bit checkpoint"
         )
     options: dict[str, Any] = {"dtype": dtype(base, device), "device_map": {"": str(device)}}
     config = AutoConfig.from_pretrained(found.path, trust_remote_code=base.trust_remote_code)
@@ -97,7 +97,7 @@ def _stored_in_nf4(found: Base, base: BaseSection) -> bool:
         return False
     method = stored.get("quant_method")
     if method != "bitsandbytes" or stored.get("bnb_4bit_quant_type") != "nf4":
-        raise ConfigError(f"base.id {base.id}: is quantized ({method}): use its 16-bit checkpoint, or an NF4 one")
+        raise ConfigError(f"base.id {base.id} is quantized ({method}): use its 16-bit checkpoint, or an NF4 one")
     return True
 
 

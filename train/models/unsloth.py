@@ -44,7 +44,7 @@ class UnslothBackend:
         """Return the base with a new adapter; unsloth's checkpointing offloads activations to host memory."""
         lora = resolved.lora
         if lora.resume_adapter:
-            raise ConfigError("lora.resume_adapter: needs base.backend: transformers")
+            raise ConfigError("lora.resume_adapter needs base.backend: transformers")
         return FastLanguageModel.get_peft_model(
             model,
             r=lora.r,

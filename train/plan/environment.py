@@ -38,7 +38,7 @@ def _adapter_faults(settings: TrainSettings) -> list[str]:
     if not settings.lora.resume_adapter:
         return []
     if settings.base.backend == "unsloth":
-        return ["lora.resume_adapter: needs base.backend: transformers"]
+        return ["lora.resume_adapter needs base.backend: transformers"]
     try:
         adapter_path(settings)
     except ConfigError as error:

@@ -102,17 +102,17 @@ def _warn_of_adapters(settings: TrainSettings) -> None:
     if lora.config_file:
         path = Path(lora.config_file)
         if (base := peft_config.read(path).get("base_model_name_or_path")) not in (None, "", settings.base.id):
-            warn(f"lora.config_file {path}: was written for {base}, here it is used for {settings.base.id}")
+            warn(f"lora.config_file {path} was written for {base}, here it is used for {settings.base.id}")
         unset = [name for name in ("r", "lora_alpha", "target_modules") if name not in lora.model_fields_set]
         for name in unset:
             ours, theirs = getattr(lora, name), peft_config.defaults()[name]
             theirs = "a choice by architecture" if theirs is None else theirs
-            warn(f"lora.config_file {path}: does not set {name}: using {ours} (PEFT's default: {theirs})")
+            warn(f"lora.config_file {path} does not set {name}: using {ours} (PEFT's default: {theirs})")
     if lora.resume_adapter:
         directory = peft_config.adapter_path(settings)
         base = peft_config.read(directory / peft_config.CONFIG).get("base_model_name_or_path")
         if base not in (None, "", settings.base.id):
-            warn(f"lora.resume_adapter {directory}: was trained on {base}, here it is used for {settings.base.id}")
+            warn(f"lora.resume_adapter {directory} was trained on {base}, here it is used for {settings.base.id}")
 
 
 def _warn_of_overridden(requested: LoraSection, continued: LoraSection) -> None:

@@ -47,7 +47,7 @@ def resolve(
         save_steps=settings.train.eval_steps if stopping else settings.train.save_steps,
     )
     if left := undecided(settings):
-        raise ConfigError([f"{key}: is still {AUTO} after resolution: this is a bug in Burnish" for key in left])
+        raise ConfigError([f"{key} is still {AUTO} after resolution: this is a bug in Burnish" for key in left])
     resumed = settings.lora.resume_adapter
     return Resolved(settings, planned.steps, tree_sha256(adapter_path(settings)) if resumed else None)
 

@@ -178,7 +178,7 @@ def _expression(source: str) -> Callable[..., Any]:
 
 def _compile(call: Callable[[], Any], source: str) -> Any:
     if len(source) > MOST_SOURCE:
-        raise CellFault(f"it has {len(source):,} characters, expected at most {MOST_SOURCE:,}")
+        raise CellFault(f"expected at most {MOST_SOURCE:,} characters, got {len(source):,}")
     try:
         return bounded(call, TIMEOUT_S)
     except jinja2.TemplateSyntaxError as error:

@@ -79,7 +79,7 @@ class ColumnMap:
         if self.kind == "completion":
             prompt, completion = (turn.content.render(cells) for turn in self.turns)
             if not completion.strip():
-                raise CellFault(f"{SETTING}.completion: it is empty for this row, so there is nothing to train on")
+                raise CellFault(f"{SETTING}.completion is empty for this row, so there is nothing to train on")
             return Shaped({"text": prompt + completion}, "text", prompt)
         turns = [made for turn in self.turns if (made := _turn(turn, cells)) is not None]
         return Shaped({"messages": turns}, "messages")
@@ -92,7 +92,7 @@ def _turn(turn: TurnTemplate, cells: Mapping[str, Any]) -> dict[str, Any] | None
     if not content.strip():
         if turn.optional:
             return None
-        raise CellFault(f"{turn.content.place}: it is empty for this row")
+        raise CellFault(f"{turn.content.place} is empty for this row")
     made = {"role": turn.role, "content": content}
     if turn.role == "assistant" and not turn.train:
         made["train"] = False  # type: ignore[assignment]
@@ -113,7 +113,7 @@ def parse_columns(value: Any, setting: str = SETTING) -> ColumnMap:
         raise ValueError(f"expected {SHAPES}")
     roles = [turn.role for turn in found.turns]
     if found.kind == "messages" and not {"user", "assistant"} <= set(roles):
-        raise ValueError(f"needs a user's and an assistant's turn: {SHAPES}")
+        raise ValueError(f"at least one user turn and one assistant turn are required; expected one of: {SHAPES}")
     for reader in found.readers:
         try:
             reader.check()

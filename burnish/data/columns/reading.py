@@ -41,10 +41,10 @@ class Reshape:
         if self.columns is None:
             value = row if isinstance(row, str) else row.get(TEXT) if isinstance(row, dict) else None
             if not isinstance(value, str):
-                raise CellFault(f"'{TEXT}' is {kind(value)}, expected text")
+                raise CellFault(f"'{TEXT}': expected text, got {kind(value)}")
             return self._split(value)
         if not isinstance(row, dict):
-            raise CellFault(f"the row is {kind(row)}, expected an object")
+            raise CellFault(f"expected an object, got {kind(row)}")
         shaped = self.columns.shape(row)
         return self._split(shaped.value[TEXT]) if self.transcript else shaped
 

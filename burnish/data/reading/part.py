@@ -47,7 +47,7 @@ class Part:
                 with zipfile.ZipFile(file) as archive, archive.open(self.member) as member:
                     yield member
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
-                raise OSError(0, f"it can't be unpacked: {error}", str(self.path)) from None
+                raise OSError(0, f"unpacking failed: {error}", str(self.path)) from None
 
     def packed_bytes(self) -> int:
         """Return the number of bytes on disk. Raises OSError."""

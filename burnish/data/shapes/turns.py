@@ -24,7 +24,7 @@ def dolly(row: Row) -> Turns | str:
     """Read instruction, context and response."""
     parts = [row.get("instruction"), row.get("context")]
     if wrong := next((part for part in parts if not isinstance(part, (str, type(None)))), None):
-        return f"'instruction' or 'context' is {kind(wrong)}, expected text"
+        return f"'instruction' or 'context': expected text, got {kind(wrong)}"
     user = "\n".join(part for part in parts if part and part.strip())
     return _pair(user, row.get("response"), "response")
 
@@ -37,7 +37,7 @@ def ultrachat(row: Row) -> Turns | str:
 def alternating(texts: Any, column: str) -> Turns | str:
     """Read a list of texts by the user and the assistant in turn, as in LIMA and UltraChat."""
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        return f"'{column}' is {kind(texts)}, expected a list of texts"
+        return f"'{column}': expected a list of texts, got {kind(texts)}"
     return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
@@ -82,7 +82,7 @@ def preference(row: Row) -> Turns | str:
     if isinstance(chosen, dict):
         return _with_context(row, [chosen])
     if not isinstance(chosen, str):
-        return f"'chosen' is {kind(chosen)}, expected text or turns"
+        return f"'chosen': expected text or turns, got {kind(chosen)}"
     prompt = next((row[name] for name in PROMPTS if row.get(name) is not None), None)
     if isinstance(prompt, str):
         return _pair(prompt, chosen, "chosen")
@@ -107,7 +107,7 @@ def _answers(turn: Any) -> bool:
 
 def _pair(user: str, answer: Any, column: str) -> Turns | str:
     if not isinstance(answer, str):
-        return f"'{column}' is {kind(answer)}, expected text"
+        return f"'{column}': expected text, got {kind(answer)}"
     return [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
 
 

@@ -43,8 +43,8 @@ def find_members(path: Path, label: str, notes: list[str]) -> list[Part]:
     found = sorted((info for info in files if _is_part(info)), key=lambda info: info.filename)
     others = sorted({info.filename for info in files} - {info.filename for info in found})
     if not found:
-        there = f"it has {listed(others, MAX_NAMES_SHOWN)}" if others else "it is empty"
-        raise DataError(f"{title}: is a zip archive without data files ({there})")
+        there = f"found: {listed(others, MAX_NAMES_SHOWN)}" if others else "empty"
+        raise DataError(f"{title}: no data files found in the zip archive ({there})")
     _check(title, found, path.stat().st_size)
     check_parts(title, [PurePosixPath(info.filename).name for info in found])
     if others:
@@ -55,7 +55,7 @@ def find_members(path: Path, label: str, notes: list[str]) -> list[Part]:
 def _check(title: str, found: Sequence[zipfile.ZipInfo], packed: int) -> None:
     """Raise DataError if members can't be read, or unpack to more than the limit for the archive's size."""
     if len(found) > MOST_MEMBERS:
-        raise DataError(f"{title}: is a zip archive of {len(found):,} files, expected at most {MOST_MEMBERS:,}")
+        raise DataError(f"{title}: expected a zip archive with at most {MOST_MEMBERS:,} files, got {len(found):,}")
     names = [info.filename for info in found]
     if twice := next((name for name, after in pairwise(names) if name == after), None):
         raise DataError(f"{title}: the zip archive contains {twice} twice")
@@ -64,7 +64,7 @@ def _check(title: str, found: Sequence[zipfile.ZipInfo], packed: int) -> None:
     limit, why = unpacked_limit(packed)
     if sum(info.file_size for info in found) > limit:
         raise DataError(
-            f"{title}: is a zip archive that unpacks to more than {limit / 2**20:,.0f} MiB, {why}: if that"
+            f"{title} is a zip archive that unpacks to more than {limit / 2**20:,.0f} MiB, {why}: if that"
             " size is intended, unpack it first"
         )
 

@@ -29,13 +29,13 @@ def find_parts(directory: Path, notes: list[str]) -> list[Path]:
     try:
         there = sorted(path for path in directory.iterdir() if not path.name.startswith((".", "_")))
     except OSError as error:
-        raise DataError(f"{directory}: can't be read: {error.strerror}") from None
+        raise DataError(f"{directory} can't be read: {error.strerror}") from None
     parts = [path for path in there if path.is_file() and is_data(path.name)]
     read = set(parts)
     others = [path.name + ("/" if path.is_dir() else "") for path in there if path not in read]
     if not parts:
-        found = f"it has {listed(others, MAX_NAMES_SHOWN)}" if others else "it is empty"
-        raise DataError(f"{directory}: is a directory without data files ({found}): pass a data file or its directory")
+        found = f"found: {listed(others, MAX_NAMES_SHOWN)}" if others else "empty"
+        raise DataError(f"{directory}: no data files found ({found}): pass a data file or its directory")
     check_parts(str(directory), [path.name for path in parts])
     if others:
         notes.append(f"not read: {listed(others, MAX_NAMES_SHOWN)}")

@@ -120,9 +120,7 @@ def _download(reference: Reference, commit: str, names: Sequence[str], size: int
     cache = Path(constants.HF_HUB_CACHE)
     place = next(path for path in (cache, *cache.parents) if path.exists())
     if size > (free := shutil.disk_usage(place).free - SPARE_BYTES):
-        raise DataError(
-            f"{reference.title}: has {size / 1e9:,.1f} GB, but {cache} has {max(free, 0) / 1e9:,.1f} GB free"
-        )
+        raise DataError(f"{reference.title} is {size / 1e9:,.1f} GB, but {cache} has {max(free, 0) / 1e9:,.1f} GB free")
     say(f"data: {reference.title}: {len(names)} files, {size / 1e6:,.1f} MB, commit {commit[:12]}")
     path = cache
     for name in names:
@@ -147,20 +145,20 @@ def _wanted(reference: Reference, names: Sequence[str], commit: str) -> list[str
     if not data:
         scripts = [name for name in names if name.endswith(".py")]
         why = (
-            f"it has a loading script ({scripts[0]}), which is not run: try @refs/convert/parquet"
+            f"loading scripts such as {scripts[0]} are not run: try @refs/convert/parquet"
             if scripts
-            else (f"it has {listed(names, MAX_NAMES_SHOWN)}" if names else "it is empty")
+            else (f"found: {listed(names, MAX_NAMES_SHOWN)}" if names else "the repository is empty")
         )
-        raise DataError(f"{reference.title}: has no data files ({why})")
+        raise DataError(f"{reference.title}: no data files found ({why})")
     if reference.file:
         found = [name for name in names if fnmatch.fnmatchcase(name, reference.file)]
         if not found:
-            raise DataError(f"{reference.title}: has no file {reference.file}{did_you_mean(reference.file, data)}")
+            raise DataError(f"{reference.title} has no file {reference.file}{did_you_mean(reference.file, data)}")
         return found
     splits = _declared(reference, names, data, commit) or _by_name(reference, data)
     split = reference.split or "train"
     if split not in splits:
-        raise DataError(f"{reference.title}: has no split '{split}'{did_you_mean(split, splits)}")
+        raise DataError(f"{reference.title} has no split '{split}'{did_you_mean(split, splits)}")
     check_parts(f"{reference.title}/{split}", [PurePosixPath(name).name for name in splits[split]])
     return splits[split]
 
@@ -188,12 +186,12 @@ def _chosen(reference: Reference, configs: Mapping[str, Mapping[str, Any]]) -> M
     if reference.config:
         if reference.config not in configs:
             hint = did_you_mean(reference.config, configs)
-            raise DataError(f"{reference.title}: has no configuration '{reference.config}'{hint}")
+            raise DataError(f"{reference.title} has no configuration '{reference.config}'{hint}")
         return configs[reference.config]
     default = [one for name, one in configs.items() if one.get("default") or name == "default" or len(configs) == 1]
     if not default:
         raise DataError(
-            f"{reference.title}: has several configurations: choose one with {reference.title}:NAME;"
+            f"{reference.title} has several configurations: choose one with {reference.title}:NAME;"
             f" known: {', '.join(configs)}"
         )
     return default[0]
@@ -230,7 +228,7 @@ def _by_name(reference: Reference, data: Sequence[str]) -> dict[str, list[str]]:
         if not inside:
             known = {part for name in data for part in PurePosixPath(name).parts[:-1]}
             raise DataError(
-                f"{reference.title}: has no configuration '{reference.config}'{did_you_mean(reference.config, known)}"
+                f"{reference.title} has no configuration '{reference.config}'{did_you_mean(reference.config, known)}"
             )
         data = inside
     splits = defaultdict[str, list[str]](list)

@@ -36,7 +36,7 @@ def counts(asked: Sequence[Asked], there: Sequence[int], max_rows: int | None = 
     _check_there([number or 0 for number in fixed], asked, there)
     if all(share is not None for share in shares):
         if abs(total - 1) > TOLERANCE:
-            raise DataError(f"data.sources: the shares add up to {float(total):g}, expected 1")
+            raise DataError(f"data.sources: expected shares that add up to 1, got {float(total):g}")
         parts = [share / total for share in shares if share is not None]
         size = min(math.floor(number / share) for number, share in zip(there, parts, strict=True))
         return _divided(min(size, max_rows or size), parts)

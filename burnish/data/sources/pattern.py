@@ -28,13 +28,13 @@ def find_matches(pattern: str, notes: list[str]) -> list[Part]:
     """
     matched = list(islice(glob.iglob(pattern, recursive=True), MOST_FILES + 1))
     if len(matched) > MOST_FILES:
-        raise DataError(f"{pattern}: matches more than {MOST_FILES:,} files")
+        raise DataError(f"{pattern} matches more than {MOST_FILES:,} files")
     files = sorted({Path(name) for name in matched if os.path.isfile(name)})
     found = [path for path in files if is_data(path.name)]
     others = [str(path) for path in files if not is_data(path.name)]
     if not found:
-        there = f"it matches {listed(others, MAX_NAMES_SHOWN)}" if others else "it matches nothing"
-        raise DataError(f"{pattern}: no such file, and as a pattern it has no data files ({there})")
+        there = f"found: {listed(others, MAX_NAMES_SHOWN)}" if others else "found: nothing"
+        raise DataError(f"{pattern}: no such file, and no data files match it as a pattern ({there})")
     check_parts(pattern, [path.name for path in found])
     if others:
         notes.append(f"not read: {listed(others, MAX_NAMES_SHOWN)}")

@@ -75,7 +75,9 @@ class Reading(Strict):
 class SourceSection(Reading):
     """One of data.sources."""
 
-    path: str = Field(min_length=1, description="as data.path")
+    path: str = Field(
+        min_length=1, description="file, directory, pattern, URL or Hub dataset with the rows, as in data.path"
+    )
     share: float | None = Field(None, gt=0.0, le=1.0, description="share of all rows")
     rows: int | None = Field(None, ge=1, description="number of rows")
 

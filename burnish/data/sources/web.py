@@ -84,7 +84,7 @@ def fetch(url: str, most_bytes: int = MOST_BYTES) -> Fetched:
             made = Fetched(shown, path, file_sha256(path), path.stat().st_size, now())
             write_atomic(directory / META, json.dumps({**asdict(made), "path": name}, indent=2) + "\n")
     except OSError as error:
-        raise DataError(f"{shown}: can't be stored in {directory}: {error.strerror or error}") from None
+        raise DataError(f"{shown} can't be stored in {directory}: {error.strerror or error}") from None
     say(f"data: {shown}: fetched {made.bytes / 1e6:,.1f} MB, sha256 {made.sha256[:16]}…, kept in {directory}")
     return made
 
@@ -145,7 +145,7 @@ def _transfer(url: str, shown: str, partial: Path, most_bytes: int) -> None:
         except _Again as error:
             if number == TRIES:
                 raise DataError(
-                    f"{shown}: can't be fetched: {error}; run the same command again to resume the download"
+                    f"{shown} can't be fetched: {error}; run the same command again to resume the download"
                 ) from None
             wait = min(error.wait_s if error.wait_s is not None else 2.0 ** (number - 1), LONGEST_WAIT_S)
             say(f"data: {shown}: {error}; trying again in {wait:.0f} s ({number} of {TRIES - 1})")
@@ -174,7 +174,7 @@ def _once(url: str, shown: str, partial: Path, most_bytes: int) -> None:
     except httpx.TooManyRedirects:
         raise DataError(f"{shown}: redirects more than {REDIRECTS} times") from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
-        raise DataError(f"{shown}: is not a URL that can be fetched: {error}") from None
+        raise DataError(f"{shown} is not a URL that can be fetched: {error}") from None
     except (httpx.TransportError, httpx.StreamError) as error:
         raise _Again(f"the connection failed ({type(error).__name__}: {error})") from None
     mark.unlink(missing_ok=True)
@@ -216,21 +216,21 @@ def _size(response: httpx.Response, have: int, shown: str, partial: Path, most_b
         partial.unlink(missing_ok=True)
         raise _Again("the server has another version of the file", 0.0)
     if status >= 400:
-        why = {401: "it requires a login", 403: "it requires a login", 404: "the file does not exist"}.get(
+        why = {401: "a login is required", 403: "a login is required", 404: "the file does not exist"}.get(
             status, "refused"
         )
         raise DataError(f"{shown}: the server responded with {status}: {why}")
     if status not in (200, 206):
-        raise DataError(f"{shown}: the server responded with {status}, expected 200 and a file")
+        raise DataError(f"{shown}: expected status 200 and a file, got {status}")
     if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
         raise DataError(f"{shown}: {PAGE_FAULT}")
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if NUMBER.fullmatch(length) else 0
     free = _free(partial)
     if total > most_bytes:
-        raise DataError(f"{shown}: has {total / 1e9:,.1f} GB, expected at most {most_bytes / 1e9:,.1f} GB")
+        raise DataError(f"{shown}: expected at most {most_bytes / 1e9:,.1f} GB, got {total / 1e9:,.1f} GB")
     if total - have > free:
-        raise DataError(f"{shown}: has {total / 1e9:,.1f} GB, but {partial.parent} has {free / 1e9:,.1f} GB free")
+        raise DataError(f"{shown} is {total / 1e9:,.1f} GB, but {partial.parent} has {free / 1e9:,.1f} GB free")
     return total
 
 
@@ -247,7 +247,7 @@ def _write(response: httpx.Response, partial: Path, have: int, total: int, most_
             file.write(piece)
             have += len(piece)
             if have > most_bytes:
-                raise DataError(f"{shown}: has more than {most_bytes / 1e9:,.1f} GB, the limit")
+                raise DataError(f"{shown} is larger than {most_bytes / 1e9:,.1f} GB, the limit")
             if have - checked >= SPACE_EVERY_BYTES:
                 checked = have
                 if not _free(partial):

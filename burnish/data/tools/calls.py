@@ -24,7 +24,7 @@ def has_calls(turn: dict[str, Any]) -> bool:
 def read_calls(turn: dict[str, Any], faults: list[str]) -> tuple[tuple[Call, ...], tuple[str, ...]]:
     """Return a turn's calls in OpenAI's format, and their ids ("" if missing)."""
     if turn.get("tool_calls") and turn.get("function_call"):
-        faults.append("it has both 'tool_calls' and 'function_call'")
+        faults.append("'tool_calls' and 'function_call' are both set: remove one")
     value = turn.get("tool_calls") or [turn["function_call"]]
     return _list(value, "'tool_calls'", faults)
 
@@ -43,10 +43,10 @@ def _list(value: Any, what: str, faults: list[str]) -> tuple[tuple[Call, ...], t
     if isinstance(value, str):
         value = parsed(value) or value
     if not isinstance(value, list):
-        faults.append(f"{what} is {kind(value)}, expected a list of calls")
+        faults.append(f"{what}: expected a list of calls, got {kind(value)}")
         return (), ()
     if not value:
-        faults.append("it contains no call")
+        faults.append("no call found")
     calls, ids = [], []
     for number, item in enumerate(value, start=1):
         wrong: list[str] = []
@@ -59,12 +59,12 @@ def _list(value: Any, what: str, faults: list[str]) -> tuple[tuple[Call, ...], t
 
 def _call(given: Any, faults: list[str]) -> Call | None:
     if (item := as_object(given)) is None:
-        faults.append(f"it is {kind(given)}, expected an object with name and arguments")
+        faults.append(f"expected an object with name and arguments, got {kind(given)}")
         return None
     function = item.get("function", item)
     name = function.get("name") if isinstance(function, dict) else function
     if not isinstance(name, str) or not name.strip():
-        faults.append("it has no name")
+        faults.append("the name is missing")
         return None
     source = function if isinstance(function, dict) else item
     key = next((key for key in ARGUMENTS if key in source), "arguments")
@@ -78,11 +78,11 @@ def _arguments(value: Any, key: str, faults: list[str]) -> str | None:
         wrong: list[str] = []
         value = parsed(value, wrong)
         if wrong:
-            faults.append(f"'{key}' is text, expected a JSON object: {'; '.join(wrong)}")
+            faults.append(f"'{key}': expected a JSON object, got text: {'; '.join(wrong)}")
             return None
     if value is None or value == "":
         value = {}
     if not isinstance(value, dict):
-        faults.append(f"'{key}' is {kind(value)}, expected an object")
+        faults.append(f"'{key}': expected an object, got {kind(value)}")
         return None
     return dumped(value, f"'{key}'", faults)

@@ -13,7 +13,7 @@ from .schema import argument_faults
 if TYPE_CHECKING:
     from ..messages import Message
 
-NO_TOOLS = "it calls tools, but the row defines none: add a column 'tools' with their definitions"
+NO_TOOLS = "a turn calls tools, but the row defines none: add a column 'tools' with their definitions"
 
 
 def connected(turns: Iterable[tuple[int, Message]], tools: Sequence[Definition], faults: list[str]) -> list[Message]:
@@ -48,7 +48,7 @@ def _answering(message: Message, before: Sequence[Message], open_ids: list[str],
         faults.append(f"'tool_call_id' is '{given}', but no call before it that lacks a result has that id")
         return message
     if not open_ids:
-        faults.append("it is a tool result, but every call before it already has one")
+        faults.append("expected no tool result: every call before this turn already has one")
         return message
     identity = given or open_ids[0]
     open_ids.remove(identity)

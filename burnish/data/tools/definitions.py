@@ -10,7 +10,7 @@ from ..faults import kind
 from ..tables import as_object, parsed
 
 Definition = dict[str, Any]
-NONE = "expected a list of definitions; leave the cell empty, or [], in rows without tools"
+NONE = "leave the cell empty, or [], in rows without tools"
 
 
 def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
@@ -21,15 +21,15 @@ def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
         wrong: list[str] = []
         value = parsed(text := value, wrong)
         if value is None:
-            faults.append(f"'tools' is text, expected a list of definitions as JSON: {_why(text, wrong)}")
+            faults.append(f"'tools': expected a list of definitions as JSON, got text: {_why(text, wrong)}")
             return ()
     if value == {}:
-        faults.append(f"'tools' is an empty object, {NONE}")
+        faults.append(f"'tools': expected a list of definitions, got an empty object; {NONE}")
         return ()
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        faults.append(f"'tools' is {kind(value)}, expected a list of definitions")
+        faults.append(f"'tools': expected a list of definitions, got {kind(value)}")
         return ()
     found = [tool for n, item in enumerate(value, start=1) if (tool := _tool(item, n, faults)) is not None]
     names = [tool["function"]["name"] for tool in found]
@@ -41,13 +41,13 @@ def _why(text: str, wrong: list[str]) -> str:
     """Return why a text is not a list: JSON errors (`wrong`), null, or several values."""
     if wrong:
         return "; ".join(wrong)
-    return f"it is null, {NONE}" if text.strip() == "null" else "it has several values; put them in one list"
+    return f"null; {NONE}" if text.strip() == "null" else "several values; put them in one list"
 
 
 def _tool(given: Any, number: int, faults: list[str]) -> Definition | None:
     where = f"tool {number}"
     if (item := as_object(given)) is None:
-        faults.append(f"{where} is {kind(given)}, expected an object with name, description and parameters")
+        faults.append(f"{where}: expected an object with name, description and parameters, got {kind(given)}")
         return None
     function = item.get("function", item)
     if item.get("type", "function") != "function" and "function" not in item and "name" not in item:
@@ -57,7 +57,7 @@ def _tool(given: Any, number: int, faults: list[str]) -> Definition | None:
         faults.append(f"{where} has no name")
         return None
     if (parameters := function.get("parameters")) is not None and not isinstance(parameters, dict):
-        faults.append(f"{where} ('{function['name']}'): its parameters are {kind(parameters)}, expected a JSON schema")
+        faults.append(f"{where} ('{function['name']}'): expected a JSON schema in 'parameters', got {kind(parameters)}")
         return None
     return definition(item)
 

@@ -53,12 +53,12 @@ def _value(value: Any, schema: Any, path: str, depth: int) -> Iterator[str]:
         return
     types = _types(schema.get("type"))
     if types and not any(_is(value, name) for name in types):
-        yield f"the argument '{path}' is {kind(value)}, expected {' or '.join(types)}"
+        yield f"the argument '{path}': expected {' or '.join(types)}, got {kind(value)}"
         return
     options = schema.get("enum")
     if isinstance(options, list) and options and not any(same_json(value, option) for option in options):
         named = ", ".join(map(repr, options))
-        yield f"the argument '{path}' is {value!r}, expected one of {named[:MOST_SHOWN]}"
+        yield f"the argument '{path}': expected one of {named[:MOST_SHOWN]}, got {value!r}"
     if isinstance(value, Mapping):
         yield from _object(value, schema, f"{path}.", depth)
     elif isinstance(value, list) and "items" in schema:

@@ -18,7 +18,7 @@ from .schema.prepare import prepared
 MESSAGES = (
     ("oneOf constraints", ("oneOf",), "more than one branch of 'oneOf' may match: use 'anyOf', or a required property"
      " with a different 'const' in each branch"),
-    ("min/maxProperties", ("minProperties", "maxProperties"), "it is supported only if all 'properties' are required"),
+    ("min/maxProperties", ("minProperties", "maxProperties"), "supported only if all 'properties' are required"),
     ("regex parse error", ("pattern",), "the pattern is not supported: no lookaround and no back-references"),
     ("patternProperty", ("patternProperties",), ""),
     ("circular references", ("$ref",), "a recursive reference with sibling keywords is not supported"),

@@ -39,7 +39,7 @@ def text_of(*grammars: Json) -> str:
 def build(wanted: Mapping[str, Any], style: Style, fault: Fault) -> str:
     """Return the grammar of an answer. Raises SchemaError for unsupported requests."""
     if len(json.dumps(wanted)) > MAX_BYTES:
-        raise SchemaError("", f"it has more than {MAX_BYTES:,} bytes")
+        raise SchemaError("", f"the schema is larger than {MAX_BYTES:,} bytes")
     content = content_grammar(wanted["content"]) if wanted["content"] else None
     if not wanted["chat"]:
         assert content is not None

@@ -114,7 +114,7 @@ class Compiled:
             mask = writing.allowed()
             allowed = np.flatnonzero(mask)
             if not len(allowed):
-                raise ConstraintError("it matches no text")
+                raise ConstraintError("the grammar cannot match any text")
             if not (repeat and token >= 0 and mask[token]):
                 token = self._drawn(allowed, random, avoid_end=repeat)
             if token in self._ends:

@@ -45,7 +45,7 @@ class ResponseFormat(Wire):
     type: Annotated[str, AfterValidator(_format), Field(description="`text`, `json_object` or `json_schema`")]
     json_schema: JsonSchema | None = Field(None, description="required with `json_schema`")
     schema_: Annotated[Schema | None, Extension("llama.cpp")] = Field(
-        None, alias="schema", description="with `json_object`: the JSON schema of the object"
+        None, alias="schema", description="JSON schema of the object, for `json_object`"
     )
 
     @classmethod

@@ -102,7 +102,7 @@ class TextWorkers:
             return await self._ask_once(data)
         except _WorkerLost:
             if not again:
-                raise TextFailed("it takes too much time or memory") from None
+                raise TextFailed("too much time or memory needed") from None
         try:  # the worker was killed from outside or crashed on this text: a second attempt shows which
             return await self._ask_once(data)
         except _WorkerLost:

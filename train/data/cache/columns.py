@@ -66,7 +66,7 @@ class ColumnReader:
                 while data := file.read(CHUNK_BYTES):
                     found = zlib.crc32(data, found)
             if found != sums.get(name):
-                raise FileError(f"{self._directory / name}: is damaged")
+                raise FileError(f"{self._directory / name} is damaged")
 
     def whole(self, name: str) -> Array:
         """Return a whole array. Raises FileError if it can't be read."""
@@ -79,11 +79,11 @@ class ColumnReader:
         size = (end - start) * dtype.itemsize
         data = os.pread(self._large[name].fileno(), size, start * dtype.itemsize)
         if len(data) != size:
-            raise FileError(f"{self._directory / name}: is damaged: remove {self._directory}, and run again")
+            raise FileError(f"{self._directory / name} is damaged: remove {self._directory}, and run again")
         return np.frombuffer(data, dtype=dtype)
 
     def _open(self, name: str) -> BinaryIO:
         try:
             return open_regular(self._directory / name)
         except OSError as error:
-            raise FileError(f"{self._directory / name}: can't be read: {error.strerror}") from None
+            raise FileError(f"{self._directory / name} can't be read: {error.strerror}") from None

@@ -45,7 +45,7 @@ def text_faults(text: str, ids: Sequence[int], end: int, codec: Codec) -> list[s
     """Check that ids are the text with one start and one end; `end` is where the trained span ends."""
     faults = []
     if tuple(ids[: len(codec.bos)]) != codec.bos or _end(ids, codec) != end:
-        faults.append("it is not between the tokenizer's start tokens and an end token")
+        faults.append("the text is not between the tokenizer's start tokens and an end token")
     body = next((b for b in _bodies(ids, codec) if codec.same(codec.decode(ids[b]), text)), None)
     if body is None:
         return [*faults, _changed(text, codec.decode(ids[len(codec.bos) : -1]))]

@@ -18,7 +18,7 @@ def locate(root: Json, fault: Callable[[Json], str | None]) -> tuple[str, str]:
     `fault` compiles a schema and returns why it is refused, or None; the whole schema is known to be.
     """
     trials = iter(range(MAX_TRIALS))
-    place, schema, why, seen = "", root, fault(root) or "it is refused", set[str]()
+    place, schema, why, seen = "", root, fault(root) or "not supported", set[str]()
     while True:
         found = next(_refused(root, schema, place, fault, trials, seen), None)
         if found is None:

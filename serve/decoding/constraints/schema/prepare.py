@@ -26,9 +26,11 @@ def prepared(schema: Any) -> Json:
     if schema is True:
         return {}
     if not isinstance(schema, dict):
-        raise SchemaError("", "a schema must be an object" if schema is not False else "it matches no value")
+        raise SchemaError(
+            "", "a schema must be an object" if schema is not False else "no value can match the schema `false`"
+        )
     if _depth(schema) > MAX_DEPTH:
-        raise SchemaError("", f"it is nested more than {MAX_DEPTH} levels deep")
+        raise SchemaError("", f"the schema is nested more than {MAX_DEPTH} levels deep")
     root: Json = copy.deepcopy(schema)
     root.pop(OPTIONS, None)
     for place, part in list(used(root)):
