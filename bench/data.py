@@ -4,7 +4,7 @@
 
 The first N rows of a JSONL file in ShareGPT form are checked twice with an empty cache (cold, then warm), each time by
 the command that users run, and prepared by TRL's SFTTrainer on a tiny random model with the base's tokenizer. TRL
-tokenizes each chat and trains all of it: it masks nothing, proves nothing and reads no faults. Each run is a process of
+tokenizes each chat and trains all of it: it masks nothing, proves nothing and reads no errors. Each run is a process of
 its own, one after another; memory is the peak of the proportional set sizes (PSS) of all its processes, which counts
 shared pages once. The load average says how much of the machine other programs took.
 """

@@ -117,7 +117,6 @@ def bench(name: str, folder: Path, kinds: list[str], repeats: int, rows: int, to
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
-    """Return the medians."""
     made = Table("model", "exam", "wall, s", "CPU, s", "peak, GiB", "planned, GiB", title="medians")
     for name, result in results.items():
         for kind, figures in result["kinds"].items():

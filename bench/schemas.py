@@ -116,7 +116,6 @@ def keyword_of(message: str) -> str:
 
 
 def count(tally: Tally, compiled: Compiled, model: Model, test: dict[str, Any], schema: Any) -> None:
-    """Test one instance."""
     accepted = accepts(compiled, model, test["data"], tally.mask_s)
     if accepted == test["valid"]:
         tally.accepted[accepted] += 1

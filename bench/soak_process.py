@@ -77,7 +77,6 @@ class Server:
         return self.process.poll() is None
 
     def connect(self) -> socket.socket:
-        """Open a connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def get(self, path: str, timeout: float = 60) -> tuple[int, bytes]:

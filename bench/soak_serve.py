@@ -60,7 +60,6 @@ class Tally:
             self.faults.append(f"{time.strftime('%H:%M:%S')} {text}")
 
     def status(self, status: int, what: str) -> None:
-        """Count a reply."""
         self.counts[f"{status // 100}xx"] += 1
         if status >= 500:
             self.fault(f"{what}: {status}")

@@ -47,7 +47,7 @@ TIMEOUT_S = 5.0
 
 
 class ChatError(UserError):
-    """A template can't be compiled, or rejects the messages."""
+    """Raised when a template can't be compiled, or rejects the messages."""
 
 
 class TemplateLimit(ChatError):

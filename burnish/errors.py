@@ -33,7 +33,7 @@ DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class UserError(Exception):
-    """One or more errors in the user's input, reported together.
+    """Raised when the user's input has errors; they are reported together.
 
     Each error is one line: its location, what was found, what was expected and, where useful, the remedy. `more` counts
     further errors, if there were too many to keep.

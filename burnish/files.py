@@ -33,7 +33,7 @@ KINDS = {
 
 
 class FileError(UserError):
-    """A file or directory is missing, damaged or not writable, or there is too little disk space."""
+    """Raised when a file or directory is missing, damaged or not writable, or there is too little disk space."""
 
 
 def irregular(path: Path) -> str:

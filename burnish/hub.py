@@ -33,12 +33,12 @@ Result = TypeVar("Result")
 
 
 class HubError(UserError):
-    """The Hub, the token or the network caused a failure; the message states the remedy."""
+    """Raised when the Hub, the token or the network caused a failure; the message states the remedy."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """hf://owner/name[@revision]."""
+    """A model repository on the Hub, as in hf://owner/name[@revision]."""
 
     repo: str
     revision: str | None

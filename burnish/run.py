@@ -40,7 +40,7 @@ CLOCK_SLACK = timedelta(days=1)  # how far ahead another machine's clock may be
 
 
 class RunError(UserError):
-    """A run directory or record is missing, unfinished, damaged or has a different schema version."""
+    """Raised when a run directory or record is missing, unfinished, damaged or has a different schema version."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ KEY_FILE, KEY_BYTES = "seal.key", 32
 
 
 class SealError(Exception):
-    """The key can't be stored or read."""
+    """Raised when the key can't be stored or read."""
 
 
 def seal(content: Any) -> str:

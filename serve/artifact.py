@@ -22,7 +22,7 @@ from .settings import ModelSettings
 
 
 class ServeError(UserError):
-    """A run or file that can't be served with these settings."""
+    """Raised when a run or file can't be served with these settings."""
 
 
 @dataclass(frozen=True)

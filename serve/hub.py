@@ -16,7 +16,7 @@ from burnish.run import Run, read_both
 
 
 class PublishedError(UserError):
-    """A repository that can't be downloaded or does not match its records."""
+    """Raised when a repository can't be downloaded or does not match its records."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ HELP = "/reset clears the conversation, /system TEXT sets the system message, /q
 
 
 class ChatError(UserError):
-    """The server can't be reached or returned an error."""
+    """Raised when the server can't be reached or returned an error."""
 
 
 class Ask(Protocol):

@@ -34,7 +34,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def pages(directory: Path) -> Iterator[int]:
-    """Serve a directory on a free port during the block."""
+    """Serve a directory on a free port for the duration of the `with` block."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=directory)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port

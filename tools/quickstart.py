@@ -79,7 +79,7 @@ def show(base: list[str], tuned: list[str]) -> None:
 
 
 def main() -> int:
-    """Run all stages."""
+    """Train, export and serve the example, and print both models' answers."""
     started = time.monotonic()
     stage("train", "run", "--config", CONFIG, "--run.name", RUN)
     stage("export", "run", "--run.name", RUN)

@@ -36,7 +36,7 @@ INTERRUPTED = 130
 
 
 class ShipError(Exception):
-    """The steps can't start; the message is one line."""
+    """Raised when the steps can't start; the message is one line."""
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,6 @@ class Load:
 
 @dataclass
 class Running:
-    """A started server."""
-
     name: str
     process: subprocess.Popen[bytes]
     port: int

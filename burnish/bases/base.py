@@ -35,7 +35,7 @@ OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "sp
 
 
 class BaseError(UserError):
-    """A base model is missing, can't be downloaded, or is not the one used for training."""
+    """Raised when a base model is missing, can't be downloaded, or is not the one used for training."""
 
 
 @dataclass(frozen=True)

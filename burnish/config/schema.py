@@ -17,7 +17,7 @@ FILE, ENVIRONMENT, COMMAND_LINE = range(3)  # precedence of the sources
 
 
 class ConfigError(UserError):
-    """A setting is unknown, has the wrong type or is out of bounds."""
+    """Raised when a setting is unknown, has the wrong type or is out of bounds."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ MAX_NODES = 100_000  # each use of an alias counts
 
 
 class YamlError(Exception):
-    """A file is not valid YAML, or exceeds the limits."""
+    """Raised when a file is not valid YAML, or exceeds the limits."""
 
 
 def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:

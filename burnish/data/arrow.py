@@ -26,7 +26,7 @@ TIMES = ("date", "time", "duration")
 
 
 class ArrowError(Exception):
-    """A Parquet or Arrow file can't be read; the message states the reason."""
+    """Raised when a Parquet or Arrow file can't be read; the message states the reason."""
 
 
 def is_arrow(data: bytes) -> bool:

@@ -12,7 +12,7 @@ _NAMES |= {list: "a list", dict: "an object"}
 
 
 class DataError(UserError):
-    """A data file can't be read or contains invalid rows; holds all of the file's errors."""
+    """Raised when a data file can't be read or contains invalid rows; holds all of the file's errors."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,6 @@ class Losses:
         return frozenset().union(self.contexts, self.partial, self.row_flags)
 
     def notes(self) -> Iterator[str]:
-        """Yield the warnings."""
         if self.format == "preference":
             yield PAIRS
         if self.thoughts and self.format == "text":

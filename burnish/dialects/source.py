@@ -81,7 +81,6 @@ class Source:
         return found
 
     def blanks(self) -> Waiting[None]:
-        """Skip whitespace."""
         while True:
             match = BLANKS.match(self._text, self._at)
             self._at = match.end() if match else self._at

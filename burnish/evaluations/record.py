@@ -98,7 +98,7 @@ def evaluation_path(run: Run, name: str) -> Path:
 
 
 def read_evaluation(run: Run, name: str) -> Evaluation:
-    """Read an evaluation. Raises RunError with every fault if it is missing or damaged."""
+    """Read an evaluation. Raises RunError with every error if it is missing or damaged."""
     path = evaluation_path(run, name)
     try:
         found = parse(Evaluation, read_regular(path, MOST_BYTES))

@@ -27,7 +27,7 @@ MAX_ID = 2**31  # llama.cpp ids are 32-bit
 
 
 class ExamError(FileError):
-    """An exam is missing or damaged."""
+    """Raised when an exam is missing or damaged."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A record's thresholds."""
+    """The gate thresholds that a record was judged by."""
 
     max_kl: float
     min_top1: float

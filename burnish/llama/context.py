@@ -129,7 +129,6 @@ class Context:
         api.llama_memory_seq_cp(self.memory, source, target, start, end)
 
     def clear(self) -> None:
-        """Remove all sequences."""
         api.llama_memory_clear(self.memory, False)
 
     def last_position(self, sequence: int) -> int:

@@ -29,7 +29,7 @@ __all__ = ["LlamaError", "Log", "api", "base_function", "cpu_variant", "library_
 
 
 class LlamaError(UserError):
-    """llama.cpp can't use a model file or a request: not a GGUF file, truncated, unknown architecture, etc."""
+    """Raised when llama.cpp can't use a model file or a request: not GGUF, truncated, unknown architecture, etc."""
 
 
 class Log:

@@ -21,7 +21,7 @@ MAX_SHOWN, MAX_FAULTS = 60, 20
 
 
 class RecordError(Exception):
-    """A record is invalid; `faults` are lines of the form "field: what is wrong; found what"."""
+    """Raised when a record is invalid; `faults` are lines of the form "field: what is wrong; found what"."""
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults

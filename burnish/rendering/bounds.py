@@ -62,7 +62,6 @@ class _Process:
             raise _TimeOver
 
     def stop(self) -> None:
-        """Stop both timers."""
         self.running = False
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -46,7 +46,7 @@ class ShownWarning:
 
 @dataclass(frozen=True)
 class CheckView:
-    """The page's data."""
+    """What the page of `make check` shows."""
 
     title: str
     subtitle: str

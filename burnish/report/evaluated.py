@@ -47,7 +47,7 @@ def plot(view: View) -> list[Plot]:
 
 
 def _cells(e: Evaluation) -> list[tuple[str, str, str]]:
-    """Return (column, value, interval) of the table."""
+    """Return the table's cells as (column, value, interval) tuples."""
     base, difference = e.base, e.difference
     return [
         ("score", e.score, counted(e.count, "row")),

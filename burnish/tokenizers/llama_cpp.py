@@ -38,7 +38,7 @@ REFUSALS = (
 
 
 class VocabularyError(UserError):
-    """llama.cpp or its converter does not support a tokenizer."""
+    """Raised when llama.cpp or its converter does not support a tokenizer."""
 
 
 class Unconvertible(VocabularyError):

@@ -29,7 +29,7 @@ LABEL = "PreTrainedTokenizerFast"
 
 
 class TokenizerError(UserError):
-    """A tokenizer's files are unusable, or its ids change after saving and loading."""
+    """Raised when a tokenizer's files are unusable, or its ids change after saving and loading."""
 
 
 def load(directory: Path, trust_remote_code: bool = False) -> Any:

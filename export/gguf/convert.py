@@ -21,11 +21,11 @@ SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
 
 
 class GgufError(UserError):
-    """A conversion or quantization failed; the message contains the last output lines."""
+    """Raised when a conversion or quantization failed; the message contains the last output lines."""
 
 
 class UnconvertibleError(GgufError):
-    """The converter does not support the merged checkpoint."""
+    """Raised when the converter does not support the merged checkpoint."""
 
 
 class _EndedError(GgufError):

@@ -28,7 +28,7 @@ MAX_RECORD_BYTES, MAX_CONFIG_BYTES = 8 << 20, 1 << 20
 
 
 class PushError(UserError):
-    """A run can't be published, or not with these settings."""
+    """Raised when a run can't be published, or not with these settings."""
 
 
 @dataclass(frozen=True)

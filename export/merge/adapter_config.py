@@ -41,7 +41,7 @@ Switch = Annotated[bool, Field(strict=True)]
 
 
 class MergeError(UserError):
-    """An adapter can't be merged onto this base; the message gives the reason."""
+    """Raised when an adapter can't be merged onto this base; the message gives the reason."""
 
 
 class _Checked(BaseModel):

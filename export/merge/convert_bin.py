@@ -26,7 +26,7 @@ HEAD = "lm_head.weight"  # a tied model's .bin file may contain it in addition t
 
 
 class ConvertError(UserError):
-    """A .bin checkpoint lacks a file, is damaged, or contains more than tensors."""
+    """Raised when a .bin checkpoint lacks a file, is damaged, or contains more than tensors."""
 
 
 def with_safetensors(base: Base) -> Base:

@@ -37,7 +37,7 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class ShardError(UserError):
-    """A checkpoint's safetensors files are missing or damaged."""
+    """Raised when a checkpoint's safetensors files are missing or damaged."""
 
 
 @dataclass(frozen=True)

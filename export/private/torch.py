@@ -29,12 +29,10 @@ class Place:
 
     @property
     def now(self) -> torch.Tensor:
-        """The current tensor."""
         found = self.tensors[self.key]
         return self.empty if found is None else found
 
     def put(self, tensor: torch.Tensor) -> None:
-        """Set the tensor."""
         self.tensors[self.key] = tensor
 
 

@@ -12,11 +12,11 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 class EndpointError(UserError):
-    """The endpoint can't be used: unreachable, wrong key, unknown model, or failed engine."""
+    """Raised when the endpoint can't be used: unreachable, wrong key, unknown model, or failed engine."""
 
 
 class Refused(Exception):
-    """One request was rejected or failed; others may succeed. Contains the endpoint's message."""
+    """Raised when one request was rejected or failed; others may succeed. Contains the endpoint's message."""
 
 
 class Endpoint(Protocol):

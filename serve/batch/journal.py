@@ -23,7 +23,7 @@ SYNC_EVERY = 256  # results between two calls of fsync: only a power failure los
 
 
 class JournalError(UserError):
-    """The journal is in use or can't be written."""
+    """Raised when the journal is in use or can't be written."""
 
 
 def key_of(content: Mapping[str, Any]) -> str:
@@ -96,7 +96,6 @@ class Journal:
         return Result.from_json(json.loads(self._file.readline())["result"])
 
     def remove(self) -> None:
-        """Delete the file."""
         self.path.unlink(missing_ok=True)
 
 

@@ -22,7 +22,7 @@ SOMETIMES = ("reasoning_content", "tool_calls")
 
 
 class OutputError(UserError):
-    """The output file exists, or a column name is already in use."""
+    """Raised when the output file exists, or a column name is already in use."""
 
 
 def columns_of(prompts: Sequence[Prompt]) -> list[str]:

@@ -21,7 +21,7 @@ BATCH_ROWS = 1024
 
 
 class TableError(UserError):
-    """The output file has an unknown extension, or a value does not fit its type."""
+    """Raised when the output file has an unknown extension, or a value does not fit its type."""
 
 
 def check_type(path: Path) -> None:

@@ -26,7 +26,7 @@ class Reader(h11.Connection):
             event = super().next_event()
         except h11.RemoteProtocolError as error:
             hint = error.error_status_hint
-            status = 400 if hint >= 500 else hint  # 501 suggests a server error, but the client is at error
+            status = 400 if hint >= 500 else hint  # 501 suggests a server error, but the client is at fault
             self.refusal = Refusal(status, CODES.get(hint, "invalid_request"), f"Invalid HTTP request: {error}.")
             raise
         if isinstance(event, h11.Request):

@@ -23,7 +23,7 @@ SPARSE_MASK = 8
 
 
 class SamplingError(UserError):
-    """No token can be sampled; ends one sequence."""
+    """Raised when no token can be sampled; ends one sequence."""
 
 
 class Sampler:

@@ -42,7 +42,7 @@ class PromptLogprobs:
 class Finished:
     """The end of a sequence: the reason, the last text (all of it if not streamed), and the counts for `usage`.
 
-    `refused`: the error is the request's fault.
+    `refused`: the error is the request's error.
     """
 
     reason: FinishReason

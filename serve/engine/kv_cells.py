@@ -100,7 +100,6 @@ class KVCells:
             self.ops.append(Op("cut", slot, length))
 
     def free(self, slot: int) -> None:
-        """Empty a slot."""
         if self.lengths[slot]:
             self._trim(slot, 0)
             self.ops.append(Op("free", slot))

@@ -28,7 +28,7 @@ class TextUnavailable(Exception):
 
 
 class ConstraintRefused(Exception):
-    """A schema or grammar can't be honoured; `place` is a JSON pointer into the schema, "" for all of it.
+    """Raised when a schema or grammar can't be honoured; `place` is a JSON pointer into the schema, "" for all of it.
 
     `function` is the number of the function whose parameters it is, None for the schema of an answer.
     """

@@ -13,7 +13,7 @@ Function = Callable[[str, dict[str, Any]], Any]
 
 
 class CustomError(UserError):
-    """The file or the function can't be used."""
+    """Raised when the file or the function can't be used."""
 
 
 def load_function(name: str) -> Function:

@@ -23,7 +23,7 @@ AUTO, NONE = "auto", "none"
 
 
 class BaseError(UserError):
-    """The base's GGUF can't be created or read."""
+    """Raised when the base's GGUF can't be created or read."""
 
 
 def base_of(run: Run, tuned: Chosen, settings: EvaluateSettings) -> Chosen | None:

@@ -37,7 +37,7 @@ SCHEMA = "schema"
 
 
 class ScoreError(UserError):
-    """A score is unknown or can't be computed, or rows lack its reference values."""
+    """Raised when a score is unknown or can't be computed, or rows lack its reference values."""
 
 
 @dataclass(frozen=True)

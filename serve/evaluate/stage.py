@@ -38,7 +38,7 @@ LONGEST = 4000  # characters of a text in the record
 
 
 class EvaluateError(UserError):
-    """The evaluation can't be done with these settings."""
+    """Raised when the evaluation can't be done with these settings."""
 
 
 def evaluate(settings: EvaluateSettings, mapped: Note = ignore_path) -> int:

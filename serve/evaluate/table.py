@@ -36,7 +36,7 @@ def _interval(ends: tuple[float, float] | None, sign: str = "") -> str:
 
 
 def lines(record: Evaluation) -> list[str]:
-    """Return the comparison and the verdict in words."""
+    """Return a description of the comparison and the verdict."""
     found = []
     if record.difference is not None:
         found.append(

@@ -24,7 +24,7 @@ ROUTES = (status, models, chat, completions, responses, tokens, web)
 
 
 def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
-    """Return the application."""
+    """Return the ASGI application with its routes, middleware and error handlers."""
     app = FastAPI(
         title="Burnish", version=version(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )

@@ -122,6 +122,5 @@ class StepSampler:
         self._samplers.pop(sequence.number, None)
 
     def close(self) -> None:
-        """Stop the threads."""
         if self._pool is not None:
             self._pool.shutdown()

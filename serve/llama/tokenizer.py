@@ -54,7 +54,6 @@ class LlamaTokenizer:
         return self._fault
 
     def close(self) -> None:
-        """Stop the workers."""
         self._workers.close()
 
     @property

@@ -135,7 +135,7 @@ class Hub:
 
     @contextmanager
     def handling(self) -> Iterator[None]:
-        """Count a request as in progress during the block."""
+        """Count a request as in progress for the duration of the `with` block."""
         with self._changed:
             self._busy += 1
         try:
@@ -156,7 +156,7 @@ class Hub:
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """Run a fake Hub during the block."""
+    """Run a fake Hub for the duration of the `with` block."""
     hub = Hub()
     thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -68,7 +68,7 @@ class Terminal:
 
 @contextmanager
 def terminal(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Terminal]:
-    """Run a command on a terminal during the block."""
+    """Run a command on a terminal for the duration of the `with` block."""
     made = Terminal(command, cwd, environment)
     try:
         yield made

@@ -55,6 +55,6 @@ def _value(schema: Mapping[str, Any], question: str, numbers: Iterator[str]) -> 
 
 @contextmanager
 def calling() -> Iterator[EchoServer]:
-    """Run a server with this model during the block."""
+    """Serve this model for the duration of the `with` block."""
     with echoing(dialects=HERMES, tokenizer=ToolCaller()) as server:
         yield server

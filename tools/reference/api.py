@@ -52,7 +52,7 @@ Fields = list[tuple[str, FieldInfo]]
 
 
 def page() -> str:
-    """Return the page."""
+    """Return docs/openai-api.md as text."""
     routes = list(_routes())
     requests = [(f"`{method} {route.path}`", model) for method, route in routes if (model := _request(route))]
     seen: set[type[Wire]] = set()

@@ -23,7 +23,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """Return a type in words, such as `integer, at least 1`, without None."""
+    """Return a description of a type, such as `integer, at least 1`, without None."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     limits = bounds(metadata)
     if origin is typing.Annotated:
@@ -43,7 +43,7 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def bounds(metadata: Sequence[Any]) -> str:
-    """Return the bounds of a number in words, or "" if there are none."""
+    """Return a description of a number's bounds, or "" if there are none."""
     found: dict[str, Any] = {}
     for item in _flat(metadata):
         for kind in ("ge", "gt", "le", "lt"):

@@ -50,7 +50,7 @@ An unknown key is an error that names the nearest one. On the command line and i
 
 
 def page() -> str:
-    """Return the page."""
+    """Return docs/settings.md as text."""
     return "\n".join([INTRO, *(_stage(name, model) for name, model in STAGES.items()), _others()])
 
 

@@ -26,7 +26,7 @@ PARTS = {
 
 
 class PruneError(UserError):
-    """Confirmation is impossible, or a run is in use."""
+    """Raised when confirmation is impossible, or a run is in use."""
 
 
 @dataclass(frozen=True)

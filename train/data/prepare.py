@@ -63,7 +63,6 @@ class Prepared:
 
     @property
     def special_tokens(self) -> Reading:
-        """The resolved data.special_tokens."""
         return self.codec.reading
 
     @property
@@ -122,7 +121,7 @@ def prepare(settings: TrainSettings) -> Prepared:
 
 
 def _each(sources: Sources, do: Any) -> list[Any]:
-    """Call `do` with each opened file and the sha256 of its rows; raise the faults of both files together."""
+    """Call `do` with each opened file and the sha256 of its rows; raise the errors of both files together."""
     made, errors = [], list[UserError]()
     for opened in (sources.train, sources.heldout):
         try:

@@ -193,7 +193,6 @@ class UnknownIds:
         return UnknownIds(self.size, self.dropped)
 
     def add(self, row: Row) -> None:
-        """Check one row."""
         if self.size is None:
             return
         if max(row.input_ids) >= self.size:

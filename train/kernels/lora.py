@@ -193,7 +193,7 @@ class Fused:
         self.refresh()
 
     def close(self) -> None:
-        """Restore PEFT's forward."""
+        """Restore the forward method that PEFT had installed."""
         for layer in self.layers:
             del layer.forward, layer._fused, layer._fused_place, layer._fused_layers
         self._groups.clear()

@@ -29,7 +29,7 @@ EPOCH = datetime(2000, 1, 1)  # templates over columns have no use for the date
 
 
 class CellFault(Exception):
-    """A template can't be compiled, or can't be rendered for a row."""
+    """Raised when a template can't be compiled, or can't be rendered for a row."""
 
 
 class _Strict(jinja2.StrictUndefined):

@@ -22,7 +22,7 @@ class DatasetConverter:
 
     @property
     def faults(self) -> list[str]:
-        """The faults of all sources' rows."""
+        """The errors of all sources' rows."""
         return [fault for part in self.parts for fault in part.faults]
 
     @property
@@ -31,7 +31,7 @@ class DatasetConverter:
         return sum(part.converted for part in self.parts)
 
     def add(self, raw: RawRow) -> Example | None:
-        """Return the row as an example; None if it has faults, or is left out."""
+        """Return the row as an example; None if it has errors, or is left out."""
         return self.parts[raw.source].add(raw)
 
     def empty(self) -> DatasetConverter:
@@ -44,7 +44,7 @@ class DatasetConverter:
             part.merge(more)
 
     def conversion(self) -> Conversion:
-        """Return the findings, without the examples. Raises DataError with every fault."""
+        """Return the findings, without the examples. Raises DataError with every error."""
         faults, more = list[str](), 0
         found: list[Conversion] = []
         for part in self.parts:

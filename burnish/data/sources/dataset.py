@@ -176,7 +176,7 @@ class Dataset:
         return text_sha256(json.dumps([self.sha256(), where, found]))
 
     def rows(self) -> Iterator[RawRow]:
-        """Yield all rows, numbered over all sources. Raises DataError with every fault after the last row."""
+        """Yield all rows, numbered over all sources. Raises DataError with every error after the last row."""
         faults: list[str] = []
         total = 0
         for index, source in enumerate(self.sources):

@@ -73,7 +73,7 @@ class Reading(Strict):
 
 
 class SourceSection(Reading):
-    """One of data.sources."""
+    """One entry of data.sources."""
 
     path: str = Field(
         min_length=1, description="file, directory, pattern, URL or Hub dataset with the rows, as in data.path"

@@ -17,7 +17,7 @@ Mask = npt.NDArray[np.bool_]  # [n_vocab], True for an allowed token
 
 
 class ConstraintError(UserError):
-    """A constraint allows no token, or a token violates it; ends one sequence."""
+    """Raised when a constraint allows no token, or a token violates it; ends one sequence."""
 
 
 class TooComplex(ConstraintError):

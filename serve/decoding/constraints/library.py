@@ -44,7 +44,7 @@ Words = npt.NDArray[np.int32]  # [sequences, n_vocab / 32]: one bit for each tok
 
 
 class GrammarError(Exception):
-    """A grammar is invalid, too complex, or matches no text."""
+    """Raised when a grammar is invalid, too complex, or matches no text."""
 
 
 @dataclass(frozen=True)

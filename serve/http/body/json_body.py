@@ -52,7 +52,7 @@ def _check_structure(body: bytes) -> None:
 
 
 def _over(text: bytes) -> str:
-    """Return the exceeded limit in words, or "" if there is none."""
+    """Return a description of the limit that `text` exceeds, or "" if there is none."""
     if text.count(b"[") + text.count(b"{") > MAX_CONTAINERS:
         return f"{MAX_CONTAINERS:,} lists and objects"
     if text.count(b":") > MAX_NAMES:

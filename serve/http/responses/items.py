@@ -31,7 +31,7 @@ def _part(value: str) -> str:
 
 
 class Part(Wire):
-    """A content part."""
+    """One part of a message's content."""
 
     type: Annotated[str, AfterValidator(_part)]
     text: str | None = None

@@ -23,7 +23,7 @@ def identity(prefix: str) -> str:
 
 
 def reasoning_item(text: str, key: str, status: str = "completed") -> Json:
-    """Return reasoning."""
+    """Return an output item of type `reasoning`."""
     content = [{"type": "reasoning_text", "text": text}]
     return {"id": key, "type": "reasoning", "summary": [], "content": content, "status": status}
 
@@ -34,12 +34,12 @@ def text_part(text: str) -> Json:
 
 
 def message_item(text: str, key: str, status: str = "completed") -> Json:
-    """Return a message."""
+    """Return an output item of type `message`."""
     return {"id": key, "type": "message", "status": status, "role": "assistant", "content": [text_part(text)]}
 
 
 def call_item(call: CallDelta, key: str, status: str = "completed") -> Json:
-    """Return a call."""
+    """Return an output item of type `function_call`."""
     base = {"id": key, "type": "function_call", "status": status}
     return {**base, "call_id": call.id, "name": call.name, "arguments": call.arguments}
 

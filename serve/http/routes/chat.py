@@ -19,7 +19,6 @@ from ..service import Service, json_reply
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add both routes."""
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:

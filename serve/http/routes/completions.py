@@ -14,7 +14,6 @@ from ..service import Service
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add the route."""
 
     @app.post("/v1/completions")
     async def completions(http: Request) -> Response:

@@ -12,7 +12,6 @@ from ..service import Service
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add the routes."""
 
     def model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.served.created, "owned_by": "burnish"}

@@ -17,7 +17,6 @@ from .chat import chat_prompt
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add the route."""
 
     @app.post("/v1/responses")
     async def responses(http: Request) -> Response:

@@ -13,7 +13,6 @@ from ..service import Service
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add the routes."""
 
     @app.get("/health/live")
     async def live() -> Response:

@@ -15,7 +15,6 @@ MAX_PIECES = 50_000
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add both routes."""
     tokenizer, bodies = service.served.tokenizer, service.bodies
 
     @app.post("/tokenize")

@@ -46,7 +46,6 @@ class Reply:
         return json.loads(self.body)
 
     def data(self) -> bytes:
-        """Return the frame."""
         return b"".join((REPLY.pack(len(self.body), self.kind, self.retire), self.body))
 
 

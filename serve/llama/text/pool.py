@@ -58,7 +58,7 @@ class _Worker:
 
 
 class TextFailed(ChatError):
-    """A request timed out or crashed its worker."""
+    """Raised when a request timed out or crashed its worker."""
 
 
 class TextWorkers:

@@ -43,7 +43,6 @@ class TextCodec:
     checker: Checker | None = None
 
     def answer(self, request: Mapping[str, Any]) -> Reply:
-        """Answer one request."""
         try:
             return self._answer(request)
         except (ChatError, LlamaError) as error:

@@ -68,7 +68,6 @@ class Store(Sequence[Example]):
 
     @cached_property
     def keys(self) -> Keys:
-        """The content keys."""
         flat = self._columns.whole("key").reshape(-1, 2)
         return Keys(flat, self._columns.whole("key_end"))
 

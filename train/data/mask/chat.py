@@ -50,7 +50,7 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
 
 
 def build_some(examples: Iterable[Example], chat: Chat | None, codec: Codec, faults: Faults) -> tuple[list[Row], bool]:
-    """Return the rows of the examples without faults, which are added to `faults`; and whether all were tried.
+    """Return the rows of the examples without errors, which are added to `faults`; and whether all were tried.
 
     `chat` is shared, because creating it indexes the special strings.
     """

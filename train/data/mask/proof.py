@@ -33,7 +33,7 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
 
 
 def prove_some(rows: Iterable[Row], chat: Chat | None, codec: Codec, faults: Faults) -> None:
-    """Add every row's faults to `faults`."""
+    """Add every row's errors to `faults`."""
     for row in rows:
         for fault in row_faults(row, chat, codec):
             faults.add(row.example, fault)

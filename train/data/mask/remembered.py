@@ -44,6 +44,5 @@ class RememberedChat(Chat):
         return list(found)
 
     def forget(self) -> None:
-        """Forget everything."""
         self._rendered.clear()
         self._encoded.clear()

@@ -18,7 +18,7 @@ MOST_ROWS_NAMED = 3
 
 
 class MaskError(UserError):
-    """Rows can't be masked with this template and tokenizer.
+    """Raised when rows can't be masked with this template and tokenizer.
 
     `rows` is the number of rows with the most common error.
     """
@@ -120,13 +120,13 @@ class Faults:
         self._found.setdefault(fault.what, _Kind(turn + fault.what + fault.detail)).add(example.where)
 
     def merge(self, other: Faults) -> None:
-        """Add the faults in the file's next rows."""
+        """Add the errors in the file's next rows."""
         for what, kind in other._found.items():
             self._found.setdefault(what, _Kind(kind.text)).merge(kind)
 
     @property
     def most(self) -> int:
-        """The number of rows with the most common fault."""
+        """The number of rows with the most common error."""
         return max((kind.count for kind in self._found.values()), default=0)
 
     def listed(self) -> list[str]:
@@ -141,7 +141,7 @@ class Faults:
 
 @dataclass
 class _Kind:
-    """A kind of fault: its text in the first row, the first rows, and the number of rows."""
+    """A kind of error: its text in the first row, the first rows, and the number of rows."""
 
     text: str
     rows: list[str] = field(default_factory=list)

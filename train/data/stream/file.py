@@ -30,14 +30,14 @@ MOST_LINES = 1000  # of a warning that are kept
 
 
 def check_rows(opened: Opened, data: DataSection) -> None:
-    """Raise DataError with the faults of all rows, without rendering them."""
+    """Raise DataError with the errors of all rows, without rendering them."""
     work = Work(opened.converter(data), None, None, UnknownIds(None))
     filling = Filling(opened, work, None)
     _raise_data_faults(filling.run(), filling)
 
 
 def file_rows(opened: Opened, content: str, text: Text, data: DataSection, shelf: Shelf) -> Store:
-    """Return a file's prepared rows; `content` is the file's sha256. Raises UserError with the faults of all rows."""
+    """Return a file's prepared rows; `content` is the file's sha256. Raises UserError with the errors of all rows."""
     key = rows_key(content, opened.path, opened.format, data, text, embeddings.rows(text.base.path))
     store = shelf.find(key)
     if store is None:
@@ -81,7 +81,7 @@ def _raise_data_faults(found: Findings, filling: Filling) -> None:
 
 
 def _raise_faults(found: Findings, path: str, text: Text, data: DataSection, others: str) -> None:
-    """Raise UserError if rows can't be trained with this base and template; `others` ends the list of faults."""
+    """Raise UserError if rows can't be trained with this base and template; `others` ends the list of errors."""
     if text.template is not None:
         check_tools(text.codec.dialects, found.with_tools, found.with_results)
     if data.special_tokens == "error":

@@ -43,9 +43,9 @@ class Filling:
         self._counts = dict.fromkeys(ENDS.values(), 0)
 
     def run(self) -> Findings:
-        """Prepare all rows. `error` is then the reader's fault, if there is one.
+        """Prepare all rows. `error` is then the reader's error, if there is one.
 
-        `given_up` is set if only the first rows were looked at, because all of them have the same fault.
+        `given_up` is set if only the first rows were looked at, because all of them have the same error.
         """
         head, rest = self.opened.first, self.opened.rest
         looked = LOOKED if len(head) > 2 * LOOKED else 0

@@ -68,7 +68,7 @@ class Done:
 
 
 class Work:
-    """Prepares chunks of one file. `codec` is None to only convert the rows and report their faults."""
+    """Prepares chunks of one file. `codec` is None to only convert the rows and report their errors."""
 
     def __init__(
         self, converter: DatasetConverter, template: ChatTemplate | None, codec: Codec | None, unknown: UnknownIds
@@ -87,7 +87,7 @@ class Work:
         )
 
     def __call__(self, task: tuple[Sequence[RawRow], bool]) -> Done:
-        """Prepare one chunk; with True, only convert it, to report its faults."""
+        """Prepare one chunk; with True, only convert it, to report its errors."""
         raw, only_convert = task
         found = self.findings()
         found.read = len(raw)

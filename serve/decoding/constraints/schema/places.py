@@ -17,7 +17,7 @@ DEFINITIONS = ("$defs", "definitions")
 
 
 class SchemaError(Exception):
-    """A schema, or one of its keywords, can't be honoured; `place` is a JSON pointer into the schema.
+    """Raised when a schema, or one of its keywords, can't be honoured; `place` is a JSON pointer into the schema.
 
     `function` is the number of the function whose parameters it is, None for the schema of an answer.
     """
