@@ -83,7 +83,7 @@ def _not_believed(content: Any) -> str:
             return ""
     except SealError as error:
         return f"has a seal that can't be verified ({error})"
-    return "was sealed with another key (of another user or machine), or was changed"
+    return "was sealed with a different key (from a different user or machine), or was changed"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """A new artifact: its type, and how many tensors fell back to another type, keyed by "wanted -> taken"."""
+    """A new artifact: its type, and how many tensors fell back to a different type, keyed by "wanted -> taken"."""
 
     quantization: str
     fallbacks: dict[str, int] = field(default_factory=dict)

@@ -33,7 +33,7 @@ class ModelSettings(Strict):
     runs: str = Field("runs", description="directory of the runs")
     run: str | None = Field(None, description="run (id or path); if unset, the newest exported run")
     artifact: str | None = Field(
-        None, description="GGUF file of the run, by quantization (Q8_0); if unset, the default in export.json"
+        None, description="GGUF file in the run, by quantization (Q8_0); if unset, the default in export.json"
     )
     model: str | None = Field(None, description=".gguf file or hf://owner/name[@revision], instead of a run")
     allow_unproven: bool = Field(False, description="load an artifact that did not pass its exam")

@@ -129,7 +129,7 @@ def test_weights_with_an_unexpected_name_are_reported(base: Path) -> None:
     assert "no model.safetensors, pytorch_model.bin or model.safetensors.index.json; found:" in fault(base)
 
 
-def test_gguf_that_is_a_pointer_or_another_file_is_reported(tmp_path: Path) -> None:
+def test_gguf_that_is_a_pointer_or_not_gguf_is_reported(tmp_path: Path) -> None:
     for content, expected in ((POINTER, "is a Git LFS pointer"), (b"ggml", "is not a GGUF file")):
         (tmp_path / "x.gguf").write_bytes(content)
         with pytest.raises(BaseError, match=expected):

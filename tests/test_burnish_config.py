@@ -55,7 +55,7 @@ def test_errors_from_all_sources_are_reported_with_suggestions(config: Path) -> 
     ]
 
 
-def test_key_in_the_wrong_section_suggests_the_right_section(config: Path) -> None:
+def test_key_in_the_wrong_section_suggests_the_correct_section(config: Path) -> None:
     assert faults(config, "r: 8\n") == ["c.yaml:1: unknown key 'r'; did you mean 'lora.r'?"]
 
 

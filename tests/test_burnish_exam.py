@@ -110,7 +110,7 @@ def test_damaged_exam_is_a_one_line_error(name: str, content: bytes | None, tmp_
 
 
 @pytest.mark.parametrize("spans", [[(1, 6)], [(0, 30)], [(5, 2)]])
-def test_reference_answers_of_another_exam_are_rejected(spans: list[tuple[int, int]], tmp_path: Path) -> None:
+def test_reference_answers_from_a_different_exam_are_rejected(spans: list[tuple[int, int]], tmp_path: Path) -> None:
     rows = logits(4)
     exam = Exam([question(spans)], TopLogprobs.of(rows, [0] * 4), np.zeros(4, np.float32), 0.0, 1.0)
     exam.save(tmp_path)

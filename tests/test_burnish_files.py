@@ -43,7 +43,7 @@ def test_partial_last_line_is_skipped_only_if_allowed(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "x.jsonl")
 
 
-def test_error_names_the_right_line() -> None:
+def test_error_names_the_correct_line() -> None:
     assert last_line("loading\nstep 1\rstep 2\rbad file 'a\u2028b'\n\n") == "bad file 'a\u2028b'"
     assert first_line(ValueError("bad file 'a\u2028b'\nmore")) == "bad file 'a\u2028b'"
     assert (last_line(" \n", "nothing"), first_line("", "nothing")) == ("nothing", "nothing")

@@ -73,7 +73,7 @@ def test_figures_with_an_invalid_seal_are_measured_again(
     assert ": all artifacts are created and measured again" in capsys.readouterr().err
 
 
-def test_figures_from_another_machine_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_from_a_different_machine_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     produce(job(tmp_path / "run"), Fake())
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "elsewhere"))

@@ -126,7 +126,7 @@ def remerge(base: Path, run: Run, tmp_path: Path, alpha_factor: float = 1) -> Ca
     return change
 
 
-def test_directory_of_another_tool_is_examined_or_rejected_in_one_line(
+def test_directory_from_a_different_tool_is_examined_or_rejected_in_one_line(
     run: Run, tmp_path: Path, verdict: Callable[[Path], str], cli: Cli
 ) -> None:
     """Without generation_config.json, config.json defines the end tokens; without a tokenizer, it is rejected."""
@@ -166,7 +166,7 @@ def test_double_bos_fails(run: Run, tmp_path: Path, verdict: Callable[[Path], st
     assert "prompt parity: its prompts start with a double BOS (token 1 twice)" in verdict(gguf)
 
 
-def test_weights_of_another_base_fail(
+def test_weights_from_a_different_base_fail(
     run: Run, base_directory: Path, tmp_path: Path, verdict: Callable[[Path], str]
 ) -> None:
     other = make_base(tmp_path / "other", base_directory, 1)

@@ -333,7 +333,7 @@ def test_sliced_merge_equals_whole_tensor_merge(make: Making, tmp_path: Path, mo
     assert all(torch.equal(whole[name], sliced[name]) for name in whole)
 
 
-def test_adapter_for_another_architecture_reports_the_missing_tensor(make: Making, tmp_path: Path) -> None:
+def test_adapter_for_different_architecture_reports_the_missing_tensor(make: Making, tmp_path: Path) -> None:
     _, adapter = make()
     config = LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, vocab_size=256

@@ -179,11 +179,11 @@ def test_error_without_network_names_the_hub_address(push: Push) -> None:
     assert "push.repo me/model: HF_HUB_OFFLINE is set, so the Hub was not contacted" in line(push(HF_HUB_OFFLINE="1"))
 
 
-def test_namespace_of_another_user_is_rejected(push: Push, hub: Hub) -> None:
+def test_namespace_of_a_different_user_is_rejected(push: Push, hub: Hub) -> None:
     assert "not allowed to write to them/model" in line(push("--push.repo", "them/model"))
 
 
-def test_existing_foreign_repository_is_rejected_and_unchanged(push: Push, hub: Hub) -> None:
+def test_repository_not_published_by_burnish_is_rejected_and_unchanged(push: Push, hub: Hub) -> None:
     hub.add("me/model", {"pytorch_model.bin": b"another model"}, private=True)
     assert "the name is taken by a model that Burnish did not publish" in line(push())
     assert set(hub.files("me/model")) == {"pytorch_model.bin"}

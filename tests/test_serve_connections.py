@@ -248,7 +248,7 @@ def test_malformed_request_gets_one_error_and_closes_the_connection(
     ],
     ids=range(11),
 )
-def test_unusual_requests_get_the_right_4xx(server: ServerProcess, request_: bytes) -> None:
+def test_unusual_requests_get_the_correct_4xx(server: ServerProcess, request_: bytes) -> None:
     with closing(connect(server)) as connection:
         connection.sendall(request_)
         data = reply(connection)

@@ -26,7 +26,7 @@ from serve.http.sse import Frames, frame
 from serve.metrics import Metrics
 
 
-def test_events_from_another_thread_arrive_complete_and_in_order() -> None:
+def test_events_from_a_different_thread_arrive_complete_and_in_order() -> None:
     async def receive() -> list[str]:
         bridge, got, done = EventBridge(), list[str](), asyncio.Event()
 

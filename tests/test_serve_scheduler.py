@@ -117,7 +117,7 @@ def loads(draw: st.DrawFn) -> tuple[SchedulerLimits, int]:
 
 @settings(max_examples=250, deadline=None)
 @given(loads())
-def test_all_sequences_finish_and_cells_hold_the_right_tokens(load: tuple[SchedulerLimits, int]) -> None:
+def test_all_sequences_finish_and_cells_hold_the_correct_tokens(load: tuple[SchedulerLimits, int]) -> None:
     limits, seed = load
     rng = random.Random(seed)
     scheduler, memory = Scheduler(limits), Memory(limits)

@@ -272,7 +272,7 @@ def suite() -> list[dict[str, Any]]:
     return [json.loads(line) for line in suite_path("general").read_text().splitlines()]
 
 
-def test_the_general_suite_accepts_right_answers_and_no_others() -> None:
+def test_general_suite_accepts_only_correct_answers() -> None:
     rows = suite()
     prompts = [Prompt(n, f"line {n + 1}", one, [], []) for n, one in enumerate(rows)]
     compare_rows = make_score("rows", Against("expected"), prompts)

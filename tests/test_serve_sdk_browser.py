@@ -1,4 +1,4 @@
-"""The official JavaScript client in Debian's Chromium, on a page of another web origin than the server."""
+"""The official JavaScript client in Debian's Chromium, on a page with a different web origin than the server's."""
 
 from __future__ import annotations
 

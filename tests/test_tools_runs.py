@@ -149,7 +149,7 @@ def test_required_score_must_be_measured_on_this_export(tmp_path: Path) -> None:
     assert unmet(run, export) == []
     other = made.model_copy(update={"tuned": made.tuned.model_copy(update={"sha256": "f" * 64})})
     write_evaluation(run, other)
-    assert "is of another export" in unmet(run, export)[0]
+    assert "belongs to a different export" in unmet(run, export)[0]
 
 
 def test_threshold_in_an_evaluation_record_is_enforced(tmp_path: Path) -> None:

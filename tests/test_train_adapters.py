@@ -84,7 +84,7 @@ def test_resume_adapter_keeps_the_rank_of_the_adapter(
 
 
 @pytest.mark.slow
-def test_adapter_for_another_base_is_a_one_line_error(
+def test_adapter_for_a_different_base_is_a_one_line_error(
     first: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM

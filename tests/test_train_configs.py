@@ -149,7 +149,7 @@ def test_answers_without_reasoning_are_rejected_if_the_prompt_opens_it(r1: Any, 
     assert "chat.template" in fault
 
 
-def test_llama_template_on_another_base_causes_a_warning(r1: Any) -> None:
+def test_llama_template_on_a_different_base_causes_a_warning(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "llama-3.1")
     (row,) = build([conversation("4")], template, codec)
     (warning,) = templates.warnings(template, r1, [row.input_ids[row.spans[0][1] - 1]], {r1.eos_token_id})

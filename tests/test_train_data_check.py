@@ -115,7 +115,7 @@ def test_same_error_in_many_rows_is_one_line(
 
 
 @pytest.mark.parametrize("setting", ["path", "eval_path"])
-def test_data_url_of_another_scheme_is_rejected(setting: str) -> None:
+def test_data_url_with_an_unsupported_scheme_is_rejected(setting: str) -> None:
     rows = str(Path(__file__).parent.parent / "examples" / "quickstart.json")
     with pytest.raises(DataError, match="^s3://bucket/rows.jsonl: s3:// is not supported: download it first"):
         read_sources(DataSection.model_validate({"path": rows, setting: "s3://bucket/rows.jsonl"}))

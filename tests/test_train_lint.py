@@ -66,7 +66,7 @@ def test_only_a_trailing_end_token_of_a_plain_text_is_accepted() -> None:
     for found in (lint([*plain, twice], ends={"<|eot_id|>"}), lint([*plain[:-1], chat(12, "q", "a <|eot_id|>")])):
         assert [warning.kind for warning in found][:1] == ["marker"]
     assert lint([*plain, twice], ends={"<|eot_id|>"})[0].lines == (12,)
-    assert lint(plain, ends={"</s>"})[0].kind == "marker"  # of another base
+    assert lint(plain, ends={"</s>"})[0].kind == "marker"  # from a different base
 
 
 def test_reasoning_tags_and_comparisons_are_not_markers() -> None:

@@ -267,7 +267,7 @@ def test_entries_that_vanish_while_the_cache_is_tidied_are_skipped(
 
 def test_unwritable_cache_is_one_error_with_the_remedy(machinery: Machinery, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"can't be written .* set BURNISH_CACHE to another directory"):
+    with pytest.raises(UserError, match=r"can't be written .* set BURNISH_CACHE to a different directory"):
         Machinery(machinery.text, tmp_path / "file" / "rows").store(written(tmp_path / "x.jsonl", chats(3)))
 
 

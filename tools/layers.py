@@ -94,7 +94,7 @@ def layers(graph: Graph) -> list[list[str]]:
 
 
 def faults(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> list[str]:
-    """Return the violations in these packages, one per line: cycles, imports of another stage, sizes."""
+    """Return the violations in these packages, one per line: cycles, imports from a different stage, sizes."""
     graph = {name: targets for name, targets in module_graph(root).items() if name.split(".")[0] in packages}
     found = []
     for what, part in [("modules", graph), *((f"folders of {name}", folder_graph(graph, name)) for name in packages)]:

@@ -72,7 +72,7 @@ def show(base: list[str], tuned: list[str]) -> None:
         markup=False,
     )
     console.print(
-        "Try next:\n  make serve RUN=quickstart      then, in another terminal: make chat\n"
+        "Try next:\n  make serve RUN=quickstart      then, in a second terminal: make chat\n"
         "  make ship DATA=your-rows.jsonl      checks, plans, asks, trains, exports and serves",
         highlight=False,
     )

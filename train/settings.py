@@ -94,9 +94,7 @@ class DataSection(Reading):
         description="maximum disk space for prepared rows, which all commands share, in GiB; the least recently used"
         " are removed",
     )
-    packing: bool = Field(
-        True, description="pack the rows of a micro-batch without padding; attention never crosses rows"
-    )
+    packing: bool = Field(True, description="pack a micro-batch's rows without padding; attention never crosses rows")
 
     @model_validator(mode="after")
     def _path_or_sources(self) -> DataSection:
@@ -298,7 +296,7 @@ class TrainSettings(Strict):
     push: PushSection = Field(default_factory=PushSection)
     evaluation: dict[str, str] = Field(
         {},
-        description="thresholds on evaluations by name, such as {quiz: '>= 0.8'}: serve and push refuse the run until"
+        description="thresholds on evaluations by name, such as {quiz: '>= 0.8'}: serve and push reject the run until"
         " `make evaluate NAME=quiz` meets them",
     )
 

@@ -58,7 +58,7 @@ class Bench:
         return statistics.median(times)
 
     def copy_ms(self) -> float:
-        """Return the cost of starting a sequence from a prefix of another: copy the whole slot, then cut the rest."""
+        """Return the cost of starting a sequence from another's prefix: copy the whole slot, then cut the rest."""
 
         def fork() -> None:
             self.context.remove(1)

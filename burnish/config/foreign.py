@@ -34,6 +34,6 @@ def unless(nothing: tuple[Any, ...], text: str) -> Callable[[Any], Meaning]:
 
 
 def meaning(names: Names, key: str, value: Any) -> Meaning | None:
-    """Return the meaning of another tool's setting in any section; None if the name is unknown."""
+    """Return the meaning of a different tool's setting in any section; None if the name is unknown."""
     found = names.get(key.rpartition(".")[2])
     return None if found is None else found(value)

@@ -133,7 +133,7 @@ class Reader:
         return flat
 
     def _translated(self, flat: Flat, key: str, given: Given) -> bool:
-        """Add the equivalents of another tool's setting; return False if its name is unknown."""
+        """Add the equivalents of a different tool's setting; return False if its name is unknown."""
         meant = meaning(self.foreign, key, given.value)
         if meant is None:
             return False

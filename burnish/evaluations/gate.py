@@ -39,7 +39,7 @@ def _fault(run: Run, export: ExportRecord, name: str, threshold: Threshold) -> s
         return f"{error} (required: {threshold})"
     again = f"run `make evaluate RUN={run.id} NAME={name} ...` again"
     if not of_this_export(found, export):
-        return f"run '{run.id}': its evaluation '{name}' is of another export: {again}"
+        return f"run '{run.id}': its evaluation '{name}' belongs to a different export: {again}"
     if not threshold.holds(found.tuned.score):
         return f"run '{run.id}': its evaluation '{name}' is {found.tuned.score:.4g}, required: {threshold}"
     return ""

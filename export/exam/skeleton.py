@@ -39,7 +39,7 @@ class _LazyTensor:
 
 
 class _EmptyTensor(torch.Tensor):
-    """A tensor without values that stays empty when moved to another device."""
+    """A tensor without values that stays empty when moved to a different device."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -73,7 +73,7 @@ class KVCells:
         self._trim(slot, self.lengths[slot] - count)
 
     def fork(self, source: int, slot: int, length: int) -> None:
-        """Start an empty slot with the first `length` cells of another."""
+        """Start an empty slot with the first `length` cells from a different slot."""
         assert source != slot and not self.lengths[slot] and 0 < length <= self.lengths[source]
         if self.shared:
             self._split(source, length)

@@ -99,7 +99,7 @@ class Sequence:
 
     @property
     def reusable(self) -> Many[int]:
-        """The tokens whose cells may be reused from another sequence: a score needs the previous token's logits."""
+        """The tokens whose cells may be reused from other sequences: a score needs the previous token's logits."""
         return self.tokens[: len(self.scores) + 1] if self.unscored else self.tokens
 
     @property

@@ -186,7 +186,7 @@ def _schema_fault(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Any:
-    """Return a validator without network access: a reference to another document is an error."""
+    """Return a validator without network access: a reference to a different document is an error."""
     import jsonschema
     import referencing
 

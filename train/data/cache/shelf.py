@@ -116,7 +116,7 @@ class Shelf:
         except OSError as error:
             raise FileError(
                 f"{self.root}: can't be written ({error.strerror}): prepared rows are stored there; fix its owner or"
-                " mode, or set BURNISH_CACHE to another directory"
+                " mode, or set BURNISH_CACHE to a different directory"
             ) from None
         try:
             try:

@@ -235,7 +235,7 @@ def _not_a_prefix(prompt: str, full: str, template: ChatTemplate) -> Unmaskable:
     same = _in_common(prompt, full)
     return Unmaskable(
         "the template renders the prompt differently when an answer follows",
-        f" (at {prompt[max(0, same - 20) : same + 20]!r}): set chat.template to another template",
+        f" (at {prompt[max(0, same - 20) : same + 20]!r}): set chat.template to a different template",
     )
 
 

@@ -52,7 +52,7 @@ def _depth(value: Any) -> int:
 
 
 def _check_reference(root: Json, part: Json, place: str) -> None:
-    """Raise SchemaError for a reference to another document or without a target."""
+    """Raise SchemaError for a reference to a different document or without a target."""
     reference = part.get("$ref")
     if reference is None:
         return
