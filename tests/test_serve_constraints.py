@@ -115,6 +115,34 @@ def test_thought_budget_never_ends_inside_a_character(model: Model, compiling: M
     assert limited.forced(len(closing)) == closing
 
 
+def test_forced_text_is_tokenized_once_for_all_its_steps(model: Model, compiling: Matchers) -> None:
+    value = "lorem ipsum dolor " * 50
+    whole = compiled(compiling, {"const": value}).start().forced(10**6)
+    constraint = compiled(compiling, {"const": value}).start()
+    written = constraint.forced(7)
+    matcher, constraint.matcher = constraint.matcher, cast(Any, NoForcing(constraint.matcher))
+    while len(written) < len(whole) - 8:
+        token = int(np.flatnonzero(constraint.allowed())[0])  # the engine samples one token a step
+        constraint.accept(token)
+        written += [token, *constraint.forced(7)]
+    constraint.matcher = matcher
+    assert written + constraint.forced(100) == whole
+    assert model.detokenize(whole).decode().strip() in json.dumps(value)
+
+
+class NoForcing:
+    """A matcher that must not compute forced tokens again."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def compute_ff_tokens(self) -> list[int]:
+        raise AssertionError("computed again")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._matcher, name)
+
+
 def test_special_tokens_are_never_allowed_in_text(model: Model, compiling: Matchers) -> None:
     special = token_table(model, model.eog_ids(), []).special
     assert model.eog_ids() <= special and len(special) > 1

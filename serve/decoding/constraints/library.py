@@ -135,8 +135,14 @@ class Matching:
         self.matcher, self._n_vocab = matcher, n_vocab
         self.words = (n_vocab + 31) // 32  # of a mask, 32 bits each
         self.pending: tuple[Future[Words], int] | None = None  # the mask that is being computed, and its row
+        # forced tokens that have not been asked for: the library tokenizes all the forced text each time
+        self.ahead: list[int] = []
 
     def allowed(self) -> Mask:
+        if self.ahead:
+            only = np.zeros(self._n_vocab, np.bool_)
+            only[self.ahead[0]] = True
+            return only
         if self.pending is None:
             words = np.frombuffer(self.matcher.compute_bitmask(), np.int32)
         else:
@@ -148,13 +154,17 @@ class Matching:
 
     def accept(self, token: int) -> None:
         self._settle()
+        self.ahead = self.ahead[1:] if self.ahead and self.ahead[0] == token else []
         if not self.matcher.consume_token(token):
             self._check()
             raise ConstraintError(f"token {token} violates the constraint")
 
     def forced(self, most: int) -> list[int]:
         self._settle()
-        tokens = self.matcher.compute_ff_tokens()[:most] if most > 0 else []
+        if most <= 0:
+            return []
+        ahead = self.ahead or self.matcher.compute_ff_tokens()
+        tokens, self.ahead = ahead[:most], ahead[most:]
         if tokens and not self.matcher.consume_tokens(tokens):
             self._check()
         return tokens
@@ -190,7 +200,7 @@ class ThreadedMasks:
 
     def begin(self, constraints: Many[Constraint]) -> None:
         found = (getattr(each, "inner", each) for each in constraints)  # inside a limit on thoughts
-        matching = [each for each in found if isinstance(each, Matching) and each.pending is None]
+        matching = [each for each in found if isinstance(each, Matching) and not (each.pending or each.ahead)]
         if matching:
             future = self._caller.submit(self._compute, [each.matcher for each in matching], matching[0].words)
             for row, each in enumerate(matching):
