@@ -211,6 +211,22 @@ def test_invalid_constraint_is_rejected(server: ServerProcess, fields: dict[str,
     assert (status, reply["error"]["param"], reply["error"]["code"]) == (400, param, code), reply
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"guided_regex": "(" * 5000}, "regex parse error: unclosed group"),
+        ({"guided_regex": "a(?=b)" + "x" * 2000}, "regex parse error: look-around, "),
+        ({"guided_json": {"type": "string", "pattern": "("}}, "at /pattern: regex parse error: unclosed group"),
+        ({"guided_grammar": "start: A\nA: /[/"}, "at 2(4): regex parse error: unclosed character class"),
+        ({"guided_grammar": "root ::= root"}, "the grammar cannot match any text"),
+        ({"guided_json": {"$ref": "#"}}, "the grammar cannot match any text"),
+    ],
+)
+def test_refusal_gives_the_cause_in_a_short_message(server: ServerProcess, fields: dict[str, Any], why: str) -> None:
+    status, _, reply = server.chat(QUESTION, **fields)
+    assert status == 400 and why in reply["error"]["message"] and len(reply["error"]["message"]) < 200, reply
+
+
 def test_constraint_that_becomes_too_complex_is_the_requests_fault(server: ServerProcess) -> None:
     # the complex part begins after what a check writes
     status, _, reply = server.chat(QUESTION, guided_regex="[0-9]{70}((.{1,50}){1,50}){1,50}")

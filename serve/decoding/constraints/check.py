@@ -19,7 +19,7 @@ MESSAGES = (
     ("oneOf constraints", ("oneOf",), "more than one branch of 'oneOf' may match: use 'anyOf', or a required property"
      " with a different 'const' in each branch"),
     ("min/maxProperties", ("minProperties", "maxProperties"), "supported only if all 'properties' are required"),
-    ("regex parse error", ("pattern",), "the pattern is not supported: no lookaround and no back-references"),
+    ("regex parse error", ("pattern",), ""),
     ("patternProperty", ("patternProperties",), ""),
     ("circular references", ("$ref",), "a recursive reference with sibling keywords is not supported"),
     ("Unable to determine if regex is empty", ("pattern",), "the pattern is too complex"),
@@ -53,6 +53,8 @@ class Checker:
         if why is None and wanted["chat"] and content and content["kind"] != "json":
             why = self.fault(text_of(content_grammar(content)))  # a trial of the whole may end before its content
         if why is not None:
+            if content and content["kind"] == "regex":
+                why = re.sub(r"^at 1\(\d+\): ", "", why)  # the place in a line that is not the client's
             raise SchemaError("", _plain(why))
         return grammar
 

@@ -7,6 +7,7 @@ forced text with llama.cpp's tokenizer (see burnish.llama.stack).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence as Many
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ TRIALS, TRIAL_TOKENS, REPEATED_TOKENS = 2, 24, 64
 TOO_COMPLEX = "the constraint is too complex"
 # how the library says that no text matches
 NO_TEXT = "NoExtensionBias"
+# how it says that a regular expression is invalid
+REGEX, INVALID = "regex parse error", "invalid regex "
 # how it says that a token was not allowed
 VIOLATED = "doesn't satisfy the grammar"
 Words = npt.NDArray[np.int32]  # [sequences, n_vocab / 32]: one bit for each token
@@ -185,7 +188,7 @@ class Matching:
             why = _first_line(self.matcher.get_error())
             if VIOLATED in why:
                 raise ConstraintError(why)
-            raise TooComplex("the grammar matches no text" if NO_TEXT in why else f"{TOO_COMPLEX}: {why}")
+            raise TooComplex("the grammar cannot match any text" if NO_TEXT in why else f"{TOO_COMPLEX}: {why}")
 
 
 class ThreadedMasks:
@@ -229,4 +232,10 @@ def from_ebnf(text: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    return text.partition("\n")[0].strip()[:300]
+    """Return the first line of the library's message; of a regular expression's, the cause, not the expression."""
+    first = text.partition("\n")[0]
+    cause = re.search(r"^error: (.+)$", text, re.MULTILINE) if REGEX in text else None
+    if cause is not None or INVALID in first:
+        place, _, rest = first.partition(INVALID)
+        first = (place if rest else "") + (f"{REGEX}: {cause[1]}" if cause else rest.rpartition('" (in regex): ')[2])
+    return first.strip()[:300]
