@@ -72,13 +72,13 @@ def base_file() -> Path:
     return made
 
 
-def first(questions: Sequence[Question], most: int | None) -> list[Question]:
+def first(questions: Sequence[Question], limit: int | None) -> list[Question]:
     """Return the first questions of each category; their order is arbitrary."""
     counts: Counter[str] = Counter()
     found = []
     for question in questions:
         counts[question.category] += 1
-        if most is None or counts[question.category] <= most:
+        if limit is None or counts[question.category] <= limit:
             found.append(question)
     return found
 

@@ -63,10 +63,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(names: Sequence[str], most: int) -> str:
-    """Return the first `most` names and the number of remaining ones; "none" if there are none."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "") or "none"
+def listed(names: Sequence[str], limit: int) -> str:
+    """Return the first `limit` names and the number of remaining ones; "none" if there are none."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def gib(size: float) -> str:

@@ -44,11 +44,11 @@ class UserError(Exception):
         self.more = more
         super().__init__("\n".join(self.faults))
 
-    def report(self, most: int = MAX_FAULTS_SHOWN) -> str:
-        """Return the terminal message: at most `most` distinct errors, and the number of remaining ones."""
+    def report(self, limit: int = MAX_FAULTS_SHOWN) -> str:
+        """Return the terminal message: at most `limit` distinct errors, and the number of remaining ones."""
         faults = grouped(self.faults)
-        more = max(0, len(faults) - most) + self.more
-        lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:most])]
+        more = max(0, len(faults) - limit) + self.more
+        lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:limit])]
         return "\n".join(lines + ([f"error: and {more:,} more errors like these"] if more > 0 else []))
 
 

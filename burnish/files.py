@@ -67,11 +67,11 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def read_regular(path: Path, most: int | None = None) -> bytes:
-    """Return a file's bytes. Raises OSError like `open_regular`, and for more than `most` bytes."""
+def read_regular(path: Path, limit: int | None = None) -> bytes:
+    """Return a file's bytes. Raises OSError like `open_regular`, and for more than `limit` bytes."""
     with open_regular(path) as file:
-        if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
-            raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {size:,}", str(path))
+        if limit is not None and (size := os.fstat(file.fileno()).st_size) > limit:
+            raise OSError(errno.EFBIG, f"expected at most {limit:,} bytes, got {size:,}", str(path))
         return file.read()
 
 
@@ -193,10 +193,10 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
-def read_json(path: Path, most: int | None = None) -> Any:
-    """Read a JSON file of at most `most` bytes. Raises FileError if it is missing or damaged."""
+def read_json(path: Path, limit: int | None = None) -> Any:
+    """Read a JSON file of at most `limit` bytes. Raises FileError if it is missing or damaged."""
     try:
-        return json.loads(read_regular(path, most))
+        return json.loads(read_regular(path, limit))
     except RecursionError:
         raise FileError(f"{path} can't be read: nested too deeply") from None
     except (OSError, ValueError) as error:
@@ -204,9 +204,9 @@ def read_json(path: Path, most: int | None = None) -> Any:
         raise FileError(f"{path} can't be read: {why}") from None
 
 
-def read_text(path: Path, most: int | None = None) -> str:
+def read_text(path: Path, limit: int | None = None) -> str:
     """Return a UTF-8 file's text with line breaks unchanged. Raises OSError and UnicodeDecodeError."""
-    return read_regular(path, most).decode("utf-8")
+    return read_regular(path, limit).decode("utf-8")
 
 
 def split_lines(text: str) -> list[str]:
@@ -215,9 +215,9 @@ def split_lines(text: str) -> list[str]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def read_lines(path: Path, most: int | None = None) -> list[str]:
+def read_lines(path: Path, limit: int | None = None) -> list[str]:
     """Return a UTF-8 file's lines without the trailing \\n. Raises OSError and UnicodeDecodeError."""
-    return split_lines(read_text(path, most))
+    return split_lines(read_text(path, limit))
 
 
 def read_jsonl(path: Path, partial: bool = False) -> list[Any]:

@@ -51,7 +51,7 @@ def test_returned_ids_are_not_shared_with_the_cache(base_tokenizer: Any) -> None
 
 
 def test_encoder_memory_is_bounded(base_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("burnish.tokenizers.encoder.MOST_REMEMBERED", 100)
+    monkeypatch.setattr("burnish.tokenizers.encoder.MAX_REMEMBERED", 100)
     encode = Encoder(base_tokenizer)
     for number in range(200):
         encode(f"The boat {number} leaves at noon.")

@@ -308,8 +308,8 @@ class Script:
             raise TooComplex("14 is too complex")
         self.accepted.append(token)
 
-    def forced(self, most: int) -> list[int]:
-        tokens = self.follows.get(self.accepted[-1], [])[:most]
+    def forced(self, limit: int) -> list[int]:
+        tokens = self.follows.get(self.accepted[-1], [])[:limit]
         self.accepted += tokens
         return tokens
 

@@ -80,9 +80,9 @@ def tokens(server: ServerProcess, text: str) -> list[int]:
     return found
 
 
-def ask(server: ServerProcess, prompt: str | list[int], most: int = ANSWER_TOKENS) -> tuple[str, int]:
+def ask(server: ServerProcess, prompt: str | list[int], limit: int = ANSWER_TOKENS) -> tuple[str, int]:
     """Return the greedy answer and the number of reused prompt tokens."""
-    body = {"model": "default", "prompt": prompt, "max_tokens": most, "temperature": 0, "ignore_eos": True}
+    body = {"model": "default", "prompt": prompt, "max_tokens": limit, "temperature": 0, "ignore_eos": True}
     status, _, reply = server.call("POST", "/v1/completions", body)
     assert status == 200, reply
     return reply["choices"][0]["text"], reply["usage"]["prompt_tokens_details"]["cached_tokens"]
@@ -103,7 +103,7 @@ def test_concurrent_answers_equal_sequential_answers(server: ServerProcess, alon
 def test_continued_conversation_reuses_the_cached_prefix(server: ServerProcess, model: Path) -> None:
     # as token ids: the text of random tokens would be tokenized differently
     first = tokens(server, "A conversation that nobody had before: the lamp, the stone and the harbour in winter.")
-    ask(server, first, most=1)
+    ask(server, first, limit=1)
     longer = first + tokens(server, " And then? What did they find there?")
     continued, reused = ask(server, longer)
     with serving(model=model, prefix_cache=False) as fresh:

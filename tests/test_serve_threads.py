@@ -27,10 +27,10 @@ class Machine:
     def set_threads(self, count: int) -> None:
         self.set.append(count)
 
-    def threads(self, most: int) -> Threads:
+    def threads(self, limit: int) -> Threads:
         context: Any = self
         use: Any = lambda: (self.processors, self.busy, self.own)  # noqa: E731
-        return Threads(context, most, clock=lambda: self.now, use=use)
+        return Threads(context, limit, clock=lambda: self.now, use=use)
 
     def run(self, threads: Threads, seconds: float, others: float, step: float = 0.25) -> None:
         for _ in range(round(seconds / step)):

@@ -21,7 +21,7 @@ from .resolved import Resolved
 from .started import template_inputs
 from .world import World
 
-MOST_NAMED = 8
+MAX_NAMED = 8
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
@@ -106,7 +106,7 @@ def _data(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
 
 def _path(sources: list[dict[str, Any]]) -> str:
     """Return where the data is from, without what a URL may hold besides the file's name."""
-    return JOIN.join(one["path"] for one in sources) if len(sources) <= MOST_NAMED else f"{len(sources)} sources"
+    return JOIN.join(one["path"] for one in sources) if len(sources) <= MAX_NAMED else f"{len(sources)} sources"
 
 
 def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..process import end_with_parent, exit_reason
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-MOST_PROCESSES = 16  # more wait for the process that reads the file
+MAX_PROCESSES = 16  # more wait for the process that reads the file
 GARBAGE = 100_000  # objects between collections in a child, which makes many short-lived ones
 AHEAD = 3  # tasks in work or done before their turn, for each process
 
@@ -41,7 +41,7 @@ class Pool(AbstractContextManager["Pool[Task, Result]"], Generic[Task, Result]):
 
     def __init__(self, work: Callable[[Task], Result], count: int) -> None:
         self._work = work
-        self._count = min(count, MOST_PROCESSES)
+        self._count = min(count, MAX_PROCESSES)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool[Task, Result]:

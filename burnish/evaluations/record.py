@@ -16,8 +16,8 @@ from .thresholds import parse_threshold
 
 DIRECTORY = "evaluations"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
-MOST_ROWS, MOST_GROUPS = 20, 50
-MOST_BYTES = 8 << 20
+MAX_ROWS, MAX_GROUPS = 20, 50
+MAX_BYTES = 8 << 20
 Difference = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
@@ -85,8 +85,8 @@ class Evaluation(StageRecord):
     ties: Count = 0
     losses: Count = 0
     differing: Count = 0
-    rows: Annotated[list[DifferingRow], Field(max_length=MOST_ROWS)] = []
-    groups: Annotated[dict[Line, Group], Field(max_length=MOST_GROUPS)] = {}
+    rows: Annotated[list[DifferingRow], Field(max_length=MAX_ROWS)] = []
+    groups: Annotated[dict[Line, Group], Field(max_length=MAX_GROUPS)] = {}
     threshold: Annotated[str, Field(max_length=40), AfterValidator(_threshold)] | None = None
     verdict: Literal["pass", "fail"] | None = None
     versions: Versions = {}
@@ -101,7 +101,7 @@ def read_evaluation(run: Run, name: str) -> Evaluation:
     """Read an evaluation. Raises RunError with every error if it is missing or damaged."""
     path = evaluation_path(run, name)
     try:
-        found = parse(Evaluation, read_regular(path, MOST_BYTES))
+        found = parse(Evaluation, read_regular(path, MAX_BYTES))
     except FileNotFoundError:
         raise RunError(f"run '{run.id}' has no evaluation '{name}' yet: run `make evaluate NAME={name} ...`") from None
     except OSError as error:

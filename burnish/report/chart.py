@@ -121,11 +121,11 @@ def means(points: Sequence[Point]) -> list[Point]:
     return [(sum(p[0] for p in part) / len(part), sum(p[1] for p in part) / len(part)) for part in parts]
 
 
-def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """Return at most `most` points in order: all, or each section's lowest and highest, which preserves spikes."""
-    if len(points) <= most:
+def thin(points: Sequence[Point], limit: int) -> list[Point]:
+    """Return at most `limit` points in order: all, or each section's lowest and highest, which preserves spikes."""
+    if len(points) <= limit:
         return list(points)
-    edges = [round(i * len(points) / (most // 2)) for i in range(most // 2 + 1)]
+    edges = [round(i * len(points) / (limit // 2)) for i in range(limit // 2 + 1)]
     kept: list[Point] = []
     for start, end in pairwise(edges):
         part = points[start:end]

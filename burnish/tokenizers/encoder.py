@@ -8,7 +8,7 @@ from typing import Any
 
 from .comparison import encoder, sample_texts
 
-MOST_REMEMBERED = 2 << 20  # characters; their ids take about 20 bytes each
+MAX_REMEMBERED = 2 << 20  # characters; their ids take about 20 bytes each
 
 
 class Encoder:
@@ -34,7 +34,7 @@ class Encoder:
         if starts[:1] != [0]:
             starts.insert(0, 0)
         pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-        if self._characters > MOST_REMEMBERED:
+        if self._characters > MAX_REMEMBERED:
             self._ids, self._characters = {}, 0
         self._encode([piece for piece in pieces if piece not in self._ids])
         return [i for piece in pieces for i in self._ids[piece]]

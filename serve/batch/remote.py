@@ -14,7 +14,7 @@ PARALLEL = 16
 RETRIES = 6
 # statuses that concern the whole job and not one row
 FATAL = frozenset({401, 403, 404, 405, 429, 503})
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 ALIAS = "default"  # a second name of a model that Burnish serves
 
 
@@ -63,7 +63,7 @@ async def _only_model(client: Any, url: str) -> str:
         raise explain(error, url) from None
     names = [name for name in names if name != ALIAS] or names
     if len(names) != 1:
-        shown = f"{', '.join(names[:MOST_SHOWN])}{' …' if len(names) > MOST_SHOWN else ''}"
+        shown = f"{', '.join(names[:MAX_SHOWN])}{' …' if len(names) > MAX_SHOWN else ''}"
         raise EndpointError(f"{url} has {len(names)} models ({shown}): choose one with --url_model")
     return names[0]
 

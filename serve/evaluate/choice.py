@@ -19,7 +19,7 @@ from ..engine.tokenizer import PromptTooLong
 from .scorers import Against, ScoreError
 
 COLUMN = "options"
-MOST_OPTIONS = 26
+MAX_OPTIONS = 26
 
 
 def options_of(prompts: Sequence[Prompt], templates: Sequence[str] | None, against: Against) -> list[list[str]]:
@@ -57,8 +57,8 @@ def _options(prompt: Prompt, parts: Sequence[Template]) -> tuple[list[str], str]
 
 def _fault(options: Sequence[str], right: str) -> str:
     plain = [option.strip() for option in options]
-    if not 2 <= len(plain) <= MOST_OPTIONS:
-        return f"expected 2 to {MOST_OPTIONS} options, got {len(plain)}"
+    if not 2 <= len(plain) <= MAX_OPTIONS:
+        return f"expected 2 to {MAX_OPTIONS} options, got {len(plain)}"
     if len(set(plain)) < len(plain):
         return "two options are the same"
     if "" in plain:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 0
-MOST_NUMBERS = 1 << 22  # of one block of resampled rows
+MAX_NUMBERS = 1 << 22  # of one block of resampled rows
 Interval = tuple[float, float]
 Floats = npt.NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def bootstrap(values: Floats) -> list[Interval | None]:
     if rows < 2:
         return [None] * len(values)
     draw = np.random.default_rng(SEED)
-    size = max(1, MOST_NUMBERS // rows)
+    size = max(1, MAX_NUMBERS // rows)
     parts = []
     for start in range(0, RESAMPLES, size):
         chosen = draw.integers(0, rows, (min(size, RESAMPLES - start), rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from burnish.evaluations.record import MOST_GROUPS, Evaluation, Group
+from burnish.evaluations.record import MAX_GROUPS, Evaluation, Group
 
 from ..batch.prompts import Prompt
 from ..batch.tables import to_json
@@ -22,8 +22,8 @@ def values_of(prompts: Sequence[Prompt], column: str | None) -> list[str]:
         raise ScoreError(f"group: no row has a column '{column}'")
     cells = [prompt.value.get(column) for prompt in prompts]
     found = [cell if isinstance(cell, str) else to_json(cell) for cell in cells]
-    if (count := len(set(found))) > MOST_GROUPS:
-        raise ScoreError(f"group: expected at most {MOST_GROUPS} values in the column '{column}', got {count:,}")
+    if (count := len(set(found))) > MAX_GROUPS:
+        raise ScoreError(f"group: expected at most {MAX_GROUPS} values in the column '{column}', got {count:,}")
     return [" ".join(value.split())[:LONGEST] or "(empty)" for value in found]
 
 
@@ -37,12 +37,12 @@ def means(values: Sequence[str], tuned: Scored, base: Scored | None) -> dict[str
     return found
 
 
-def forgotten(record: Evaluation, most: float | None) -> str:
-    """Return a warning if the tuned model lost more than the share `most` of the base's score, or ""."""
-    if most is None or record.base is None or record.base.score == 0:
+def forgotten(record: Evaluation, limit: float | None) -> str:
+    """Return a warning if the tuned model lost more than the share `limit` of the base's score, or ""."""
+    if limit is None or record.base is None or record.base.score == 0:
         return ""
     lost = (record.base.score - record.tuned.score) / record.base.score
-    if lost <= most:
+    if lost <= limit:
         return ""
     return (
         f"the tuned model lost {lost:.0%} of the base's score on {record.name} ({record.base.score:.3f} to"

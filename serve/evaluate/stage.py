@@ -11,7 +11,7 @@ from burnish.console import say, warn
 from burnish.data.files import data_sha256, locate
 from burnish.errors import UserError
 from burnish.evaluations.gate import required
-from burnish.evaluations.record import MOST_ROWS, DifferingRow, Evaluation, write_evaluation
+from burnish.evaluations.record import MAX_ROWS, DifferingRow, Evaluation, write_evaluation
 from burnish.evaluations.suite import suite_path
 from burnish.evaluations.thresholds import parse_threshold
 from burnish.files import file_sha256, private_directory, read_json
@@ -176,13 +176,13 @@ def _differ(base: Scored, tuned: Scored, row: int) -> bool:
 
 
 def _interesting(differing: list[int], base: Scored | None, tuned: Scored) -> list[int]:
-    """Return up to MOST_ROWS of the rows: losses first, then wins, then other differences, each in order."""
+    """Return up to MAX_ROWS of the rows: losses first, then wins, then other differences, each in order."""
 
     def rank(row: int) -> int:
         change = tuned.scores[row] - (base.scores[row] if base else 0.0)
         return 0 if change < 0 else 1 if change > 0 else 2
 
-    return sorted(sorted(differing, key=rank)[:MOST_ROWS])
+    return sorted(sorted(differing, key=rank)[:MAX_ROWS])
 
 
 def _shown(prompt: Prompt, row: int, against: Against, base: Scored, tuned: Scored) -> DifferingRow:

@@ -18,7 +18,7 @@ _FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _ARTICLES = frozenset(("a", "an", "the"))
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 RELATIVE = Decimal("1e-6")
-MOST_JSON = 1 << 20
+MAX_JSON = 1 << 20
 
 
 def exact(answer: str, expected: str) -> float:
@@ -68,7 +68,7 @@ def parse_json(text: str) -> tuple[bool, Any]:
     """Return whether a text is JSON, directly or in its only code block, and the value."""
     blocks = _FENCE.findall(text) if "```" in text else []
     candidate = blocks[0] if len(blocks) == 1 else text
-    if len(candidate) > MOST_JSON:
+    if len(candidate) > MAX_JSON:
         return False, None
     try:
         return True, json.loads(candidate, parse_constant=_refuse)

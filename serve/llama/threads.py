@@ -32,13 +32,13 @@ class Threads:
     def __init__(
         self,
         context: Context,
-        most: int,
+        limit: int,
         *,
         clock: Callable[[], float] = time.monotonic,
         use: Callable[[], tuple[int, float, float] | None] = processor_use,
     ) -> None:
-        """`most` threads are used on an idle machine, and set in the context at once. `use`: see burnish.machine."""
-        self.count = self.most = most
+        """`limit` threads are used on an idle machine, and set in the context at once. `use`: see burnish.machine."""
+        self.count = self.limit = limit
         self._context, self._clock, self._use = context, clock, use
         self._more = 0  # consecutive readings that allow more threads
         self._since, self._before = clock(), use()
@@ -48,7 +48,7 @@ class Threads:
         """Adjust the thread count. Called before every decode; reads CPU usage twice a second."""
         now = self._clock()
         seconds = now - self._since
-        if seconds < INTERVAL_S or self.most < 2:
+        if seconds < INTERVAL_S or self.limit < 2:
             return
         before, after = self._before, self._use()
         self._since, self._before = now, after
@@ -56,7 +56,7 @@ class Threads:
             return
         processors, busy, own = after
         others = max(0.0, (busy - before[1]) - (own - before[2])) / seconds
-        self._choose(max(1, min(self.most, math.floor(processors - others + TOLERATED_CPUS))), others, now)
+        self._choose(max(1, min(self.limit, math.floor(processors - others + TOLERATED_CPUS))), others, now)
 
     def _choose(self, wanted: int, others: float, now: float) -> None:
         self._more = self._more + 1 if wanted > self.count else 0
@@ -66,4 +66,4 @@ class Threads:
         self._context.set_threads(wanted)
         if now - self._reported >= REPORT_S:
             self._reported = now
-            say(f"using {wanted} of {self.most} threads: other processes use {others:.1f} CPUs")
+            say(f"using {wanted} of {self.limit} threads: other processes use {others:.1f} CPUs")

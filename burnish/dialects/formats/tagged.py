@@ -133,11 +133,11 @@ def _only(source: Source) -> Writing[None]:
         raise BrokenCall
 
 
-def _until(source: Source, ends: tuple[str, ...], most: int | None = None) -> Waiting[str]:
-    """Read the text up to an end tag. Raises BrokenCall if there is none, or the text is longer than `most`."""
+def _until(source: Source, ends: tuple[str, ...], limit: int | None = None) -> Waiting[str]:
+    """Read the text up to an end tag. Raises BrokenCall if there is none, or the text is longer than `limit`."""
     parts: list[str] = []
     pieces = source.until(ends)
-    while most is None or sum(map(len, parts)) <= most:
+    while limit is None or sum(map(len, parts)) <= limit:
         try:
             piece = next(pieces)
         except StopIteration as end:

@@ -33,8 +33,8 @@ class Constraint(Protocol):
     def accept(self, token: int) -> None:
         """Advance by the generated token. Raises ConstraintError if it was not allowed."""
 
-    def forced(self, most: int) -> list[int]:
-        """Return up to `most` forced tokens, and advance past them. Raises ConstraintError."""
+    def forced(self, limit: int) -> list[int]:
+        """Return up to `limit` forced tokens, and advance past them. Raises ConstraintError."""
 
     @property
     def finished(self) -> bool:
@@ -62,7 +62,7 @@ class Unconstrained:
     def accept(self, token: int) -> None:
         pass
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, limit: int) -> list[int]:
         return []
 
 

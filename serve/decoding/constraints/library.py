@@ -109,9 +109,9 @@ class Compiled:
         except ConstraintError as error:
             raise GrammarError(str(error)) from None
 
-    def _write(self, random: Random, most: int, repeat: bool = False) -> None:
+    def _write(self, random: Random, limit: int, repeat: bool = False) -> None:
         writing, token = self.start(), -1
-        for _ in range(most):
+        for _ in range(limit):
             if writing.finished:
                 return
             mask = writing.allowed()
@@ -162,12 +162,12 @@ class Matching:
             self._check()
             raise ConstraintError(f"token {token} violates the constraint")
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, limit: int) -> list[int]:
         self._settle()
-        if most <= 0:
+        if limit <= 0:
             return []
         ahead = self.ahead or self.matcher.compute_ff_tokens()
-        tokens, self.ahead = ahead[:most], ahead[most:]
+        tokens, self.ahead = ahead[:limit], ahead[limit:]
         if tokens and not self.matcher.consume_tokens(tokens):
             self._check()
         return tokens

@@ -60,11 +60,11 @@ class _Limited:
         self.inner.accept(token)
         self._advance(token)
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, limit: int) -> list[int]:
         if self._state is not _State.CLOSING:
-            tokens = self.inner.forced(most)
+            tokens = self.inner.forced(limit)
         else:
-            tokens = list(self._budget.closing[self._closed : self._closed + most])
+            tokens = list(self._budget.closing[self._closed : self._closed + limit])
             for token in tokens:
                 self.inner.accept(token)
         for token in tokens:
