@@ -17,6 +17,7 @@ from .files import FileError, check_writable, irregular
 from .run import RunError, now
 
 LOCK = ".lock"
+USED = ".in-use"  # locked by those that only read the run, such as servers: work on the run may go on beside them
 # errors from file systems without flock; the run then continues without a lock
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
 TRIES, TRY_S = 10, 0.05  # `check` holds the lock for an instant
@@ -46,6 +47,46 @@ def hold(directory: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+@contextmanager
+def using(directory: Path) -> Iterator[None]:
+    """Hold a shared lock on the run in `directory` while its files are read, so that the run is not deleted meanwhile.
+
+    Any number of processes may hold it. A run that can't be written to is used without it. Raises RunError if the run
+    is being deleted.
+    """
+    file = _open_used(directory, os.O_CREAT)
+    try:
+        if file is not None:
+            _lock(file, directory, fcntl.LOCK_SH, TRIES)
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+@contextmanager
+def unused(directory: Path) -> Iterator[None]:
+    """Hold the exclusive form of the lock of `using`. Raises RunError if a process uses the run."""
+    file = _open_used(directory)
+    try:
+        if file is not None:
+            _lock(file, directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def _open_used(directory: Path, create: int = 0) -> int | None:
+    """Open the file that users of a run lock, for writing if possible; return None if there is none."""
+    for mode in (os.O_RDWR | create, os.O_RDONLY):
+        try:
+            return os.open(directory / USED, mode | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError:
+            continue
+    return None
 
 
 def check(directory: Path) -> None:

@@ -41,6 +41,7 @@ class Chosen:
     tool_dialect: str | None = None  # None: found from the template
     recorded: bool = False
     record: dict[str, Any] = field(default_factory=dict)
+    run: Path | None = None  # the directory of the run that it belongs to, None for a bare or downloaded file
 
 
 def choose(settings: ModelSettings) -> Chosen:
@@ -64,7 +65,8 @@ def choose(settings: ModelSettings) -> Chosen:
             f"run '{run.id}': export.json belongs to an earlier training: run `make export RUN={run.id}` again"
         )
     artifact = _artifact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
-    return _recorded(run.inside(artifact.path), run.id, trained, exported, artifact)
+    chosen = _recorded(run.inside(artifact.path), run.id, trained, exported, artifact)
+    return replace(chosen, run=run.path)
 
 
 def check_evaluations(settings: ModelSettings) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
+from burnish import lock
 from burnish.console import say, warn
 from burnish.process import Note, ignore_path
 
-from .artifact import Chosen
+from .artifact import Chosen, choose
 from .decoding.constraints.library import ThreadedMasks
 from .engine.delivery import EventBridge
 from .engine.engine import Engine
@@ -67,8 +68,16 @@ def assemble(loaded: Loaded, settings: ServeSettings, log: Log, keys: Keys | Non
 def loaded(settings: ModelSettings, mapped: Note = ignore_path, chosen: Chosen | None = None) -> Iterator[Loaded]:
     """Load the model for the duration of the block. Raises UserError if it can't be loaded.
 
-    An engine that uses the backend must be closed within the block. `mapped`, `chosen`: see serve.llama.load.
+    An engine that uses the backend must be closed within the block. `mapped`, `chosen`: see serve.llama.load. A run is
+    locked against deletion meanwhile.
     """
+    chosen = chosen or choose(settings)
+    with lock.using(chosen.run) if chosen.run else nullcontext(), _loaded(settings, mapped, chosen) as parts:
+        yield parts
+
+
+@contextmanager
+def _loaded(settings: ModelSettings, mapped: Note, chosen: Chosen) -> Iterator[Loaded]:
     model, served, tokenizer = load(settings, mapped, chosen)
     backend: LlamaBackend | None = None
     try:

@@ -21,9 +21,12 @@ from burnish.dialects.events import Call
 from burnish.errors import UserError
 from burnish.evaluations.suite import suite_path
 from burnish.evaluations.thresholds import parse_threshold
+from burnish.process import ignore_path
+from serve.artifact import Chosen
+from serve.batch.answering import completing
 from serve.batch.prompts import Prompt, read_prompts
 from serve.batch.results import Answer, Result, working_seconds
-from serve.evaluate import text_scores
+from serve.evaluate import measuring, text_scores
 from serve.evaluate.choice import options_of
 from serve.evaluate.comparison import bootstrap, compare
 from serve.evaluate.scorers import TEXTS, Against, make_score
@@ -324,3 +327,14 @@ def test_time_of_rows_answered_together_counts_once(pairs: list[tuple[int, int]]
     results = [Result(seconds=seconds, finished=seconds + start) for start, seconds in pairs]
     covered = {second for start, seconds in pairs for second in range(start, start + seconds)}
     assert working_seconds([*results, Result(error="failed")]) == len(covered)
+
+
+def test_failed_row_is_asked_again_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = iter([Result(error="timed out"), Result((Answer("2", "stop"),))])
+    monkeypatch.setattr(measuring, "_answer", lambda *given: given[-1].add(0, next(replies)))
+    prompt = row("2")
+    work = measuring.Work([prompt], completing({}), {}, tmp_path, make_score("exact", Against(), [prompt]))
+    chosen = Chosen(tmp_path / "m.gguf", "m", record={"artifact": {"sha256": "0" * 64}})
+    settings = EvaluateSettings(data="d", score="exact")
+    found = [measuring.measure(work, chosen, settings, "m", ignore_path).scores for _ in range(3)]
+    assert found == [[0.0], [1.0], [1.0]]

@@ -13,11 +13,15 @@ import pytest
 from burnish import lock, report
 from burnish.evaluations.gate import unmet
 from burnish.evaluations.record import Evaluation, read_evaluation, write_evaluation
+from burnish.files import text_sha256
+from burnish.llama import Model
 from burnish.overview.summary import summaries
 from burnish.records import ExportRecord
 from burnish.run import Run, RunError
 from tests.support.commands import ROOT, own_environment
 from tests.support.published import make_run
+from tests.support.server import serving, small_model
+from tools.runs.prune import candidates, prune
 
 
 def runs(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -107,6 +111,27 @@ def test_prune_skips_runs_in_use(root: Path) -> None:
     assert "run 'one' is in use: skipped" in done.stderr
     assert (root / "one" / "checkpoints" / "model.bin").is_file()
     assert not (root / "two").exists() and not (root / "latest").is_symlink()
+
+
+def test_prune_skips_a_run_that_is_served(tmp_path: Path) -> None:
+    with Model.open(small_model(), vocab_only=True) as model:
+        template = text_sha256(model.chat_template or "")
+    run = make_run(tmp_path, "served", model=small_model(), chat_template_sha256=template)
+    with serving(model=None, runs=tmp_path, run="served"):
+        done = runs("prune", "served", "--root", str(tmp_path), "--yes")
+        assert "run 'served' is in use by a server or another command: skipped" in done.stderr
+        assert run.has(ExportRecord)
+        with lock.hold(run.path, "an evaluation"):  # may go on beside the server
+            pass
+    assert runs("prune", "served", "--root", str(tmp_path), "--yes").returncode == 0
+    assert not run.path.exists()
+
+
+def test_run_is_not_deleted_between_question_and_answer_if_it_is_loaded_then(root: Path) -> None:
+    found = candidates([one for one in summaries(root) if one.run.id == "one"], whole=True)
+    with lock.using(root / "one"):
+        assert prune(found, yes=True) == 0
+        assert (root / "one" / "export.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["notes", "../outside", "latest", "/tmp", "."])

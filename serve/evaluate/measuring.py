@@ -67,11 +67,11 @@ class Work:
 
 
 def measure(work: Work, chosen: Chosen, settings: EvaluateSettings, title: str, mapped: Note) -> Scored:
-    """Answer the rows that have no answer yet, and score all of them. Raises UserError."""
+    """Answer the rows that have no answer yet, failed ones again, and score all of them. Raises UserError."""
     sha256 = chosen.record["artifact"]["sha256"]
     path = journal_path(work.directory / "answers", key_of({**work.key, "model": sha256}))
     with open_journal(path, len(work.prompts)) as journal:
-        if journal.answered + journal.failed < len(work.prompts):
+        if journal.answered < len(work.prompts):
             _answer(work, chosen, settings, title, mapped, journal)
         results = [journal.get(prompt.number) or Result(error="not asked") for prompt in work.prompts]
     scores = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish import lock, report
-from burnish.console import say, warn
+from burnish.console import counted, say, warn
 from burnish.data.files import data_sha256, locate
 from burnish.errors import UserError
 from burnish.evaluations.gate import required
@@ -76,9 +76,19 @@ def _evaluate(settings: EvaluateSettings, run: Run, mapped: Note) -> int:
     say(f"report: {report.write(run)}")
     if forgotten := groups.forgotten(record, settings.max_forgotten if settings.suite else None):
         warn(forgotten)
+    if record.verdict and (fault := unanswered(record)):
+        warn(fault)
     if record.verdict == "fail":
         warn(f"serve and push will reject this run: {name} is {record.tuned.score:.4g}, required: {record.threshold}")
     return 1 if record.verdict == "fail" else 0
+
+
+def unanswered(record: Evaluation) -> str:
+    """Return a warning if the verdict counts failed rows, which score 0; "" if it does not."""
+    if not record.tuned.failed:
+        return ""
+    rows = counted(record.tuned.failed, "row")
+    return f"the verdict counts {rows} that failed as 0: run the same command again to ask for them once more"
 
 
 def _name(settings: EvaluateSettings) -> str:

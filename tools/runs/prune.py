@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,8 @@ def candidates(runs: Sequence[Summary], whole: bool) -> list[Candidate]:
             warn(f"run '{one.run.id}' is in use: skipped")
         elif one.run.path.is_symlink():
             warn(f"run '{one.run.id}' is a link: skipped")
+        elif whole and _is_used(one.run):
+            warn(f"run '{one.run.id}' is in use by a server or another command: skipped")
         elif whole:
             found.append(Candidate(one.run, one.run.path, f"the whole run, {one.state}", one.size))
         elif one.finished:
@@ -60,6 +62,14 @@ def candidates(runs: Sequence[Summary], whole: bool) -> list[Candidate]:
                 if path.is_dir() and not path.is_symlink()
             ]
     return [one for one in found if one.bytes or one.path == one.run.path]
+
+
+def _is_used(run: Run) -> bool:
+    try:
+        with lock.unused(run.path):
+            return False
+    except UserError:
+        return True
 
 
 def prune(found: Sequence[Candidate], yes: bool) -> int:
@@ -90,7 +100,8 @@ def _confirmed(question: str) -> bool:
 def _delete(one: Candidate) -> int:
     """Delete one candidate while holding its run's lock; return the bytes freed, 0 if the run is now in use."""
     try:
-        with lock.hold(one.run.path, "pruning"):
+        whole = one.path == one.run.path
+        with lock.hold(one.run.path, "pruning"), lock.unused(one.run.path) if whole else nullcontext():
             shutil.rmtree(one.path)
     except UserError as error:
         warn(f"{error}: skipped")
