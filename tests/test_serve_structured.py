@@ -14,7 +14,7 @@ import openai
 import pytest
 from hypothesis import given, settings
 
-from tests.support.schemas import HOSTILE, PERSON, REFUSED, WRITTEN, Schema, schemas
+from tests.support.schemas import HOSTILE, PERSON, REFUSED, WRITTEN, Schema, closed, schemas
 from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
 
@@ -232,6 +232,19 @@ def test_constraint_that_becomes_too_complex_is_the_requests_fault(server: Serve
     status, _, reply = server.chat(QUESTION, guided_regex="[0-9]{70}((.{1,50}){1,50}){1,50}")
     assert (status, reply["error"]["type"], reply["error"]["code"]) == (400, "invalid_request_error", "invalid_value")
     assert "too complex" in reply["error"]["message"]
+    streamed = server.chat(QUESTION, guided_regex="[0-9]{70}((.{1,50}){1,50}){1,50}", stream=True)[2]
+    *_, last, done = [event for event in streamed.decode().split("\n\n") if event.startswith("data: ")]
+    assert json.loads(last[6:]) == reply and done == "data: [DONE]"
+
+
+def test_response_that_becomes_too_complex_is_the_requests_fault(server: ServerProcess) -> None:
+    schema = closed({"a": {"type": "string", "pattern": "^[0-9]{70}((.{1,50}){1,50}){1,50}$"}})
+    body = {"model": "default", "input": QUESTION, "temperature": 0}
+    body["text"] = {"format": {"type": "json_schema", "name": "answer", "schema": schema}}
+    status, _, reply = server.call("POST", "/v1/responses", body)
+    assert (status, reply["error"]["type"]) == (400, "invalid_request_error"), reply
+    streamed = server.call("POST", "/v1/responses", body | {"stream": True})[2].decode()
+    assert '"type":"response.failed"' in streamed and '"code":"invalid_prompt"' in streamed
 
 
 def test_openai_client_parses_structured_answers(server: ServerProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ MESSAGES = (
 )  # fmt: skip
 # an object with more optional properties is tried on its own: each adds rows to the parser wherever it begins
 MANY_OPTIONAL = 64
+# CPU time for trying parts on their own; what it misses ends with the same error while an answer is written
+PARTS_CPU_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,11 @@ class Checker:
 
     def _complex_parts(self, schema: Json) -> Iterator[tuple[str, str]]:
         """Yield the places of subschemas that a trial of the whole may miss and that can't be written, and why."""
+        end = time.process_time() + PARTS_CPU_S
         for place, part in used(schema):
             for kind in _complex_kinds(part):
+                if time.process_time() > end:
+                    return
                 why = self.fault(text_of(json_grammar(_narrowed(schema, place, kind))))
                 if why is not None and why.startswith(TOO_COMPLEX):
                     yield place, why

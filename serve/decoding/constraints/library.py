@@ -35,7 +35,7 @@ LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=2_000_000, max_lexer_states=100_000, max_grammar_size=200_000, verbose_errors=False
 )
 # answers that a check begins to write, and tokens of each; the last one repeats its tokens where it may
-TRIALS, TRIAL_TOKENS, REPEATED_TOKENS = 2, 24, 64
+TRIALS, TRIAL_TOKENS, REPEATED_TOKENS = 2, 24, 32
 TOO_COMPLEX = "the constraint is too complex"
 # how the library says that no text matches
 NO_TEXT = "NoExtensionBias"
