@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
+from burnish.data.columns import cells
+from burnish.data.columns.cells import Condition
 from burnish.data.columns.mapping import ColumnMap, parse_columns
 from burnish.data.columns.reading import Reading, decide
 from burnish.data.columns.transcript import STYLES, Transcript, parse_transcript
 from burnish.data.files import DataError, RawRow
 from burnish.data.formats import Converter, Example
+from burnish.data.sources.dataset import Spec, open_dataset
 from train.data.mask import Codec, MaskError, build, prove
+from train.data.sources import open_rows
+from train.data.stream.file import check_rows
+from train.settings import DataSection
 
 QUESTION = {
     "question": "Thủ đô?", "answer_a": "Hà Nội", "answer_b": "Huế", "answer_c": None, "correct_answer": "A",
@@ -197,6 +204,24 @@ def test_columns_and_transcript_split_a_column_of_any_name() -> None:
 def test_malformed_transcript_is_rejected(value: Any) -> None:
     with pytest.raises(ValueError, match=r"unknown transcript|expected|same mark"):
         parse_transcript(value)
+
+
+def test_template_that_takes_too_long_is_tried_on_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cells, "TIMEOUT_S", 0.5)
+    loop = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}{{ question }}"
+    found = faults({"text": loop}, *[QUESTION] * 1000)
+    assert len(found) == 1 and "line 2: data.columns.text: the template exceeds a limit: " in found[0]
+    assert "the other rows were not checked" in found[0]
+    (tmp_path / "a.jsonl").write_text((json.dumps({"text": "a"}) + "\n") * 3000)
+    path = str(tmp_path / "a.jsonl")
+    data = DataSection(path=path, columns={"text": loop.replace("question", "text")})
+    with pytest.raises(DataError, match=r"line 1: data\.columns\.text: .*not checked") as caught:
+        check_rows(open_rows(path, data), data)
+    assert len(caught.value.faults) == 1
+    slow = " and ".join(["range(99999) | map('string') | map('center', 99) | map('upper') | list"] * 40)
+    with pytest.raises(DataError, match=r"line 1: data\.where: the template exceeds a limit: .*not checked") as caught:
+        list(open_dataset([Spec(path, where=Condition(slow, "data.where"))], 1).rows())
+    assert len(caught.value.faults) == 1
 
 
 def test_settings_are_picklable_for_worker_processes() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import did_you_mean, nearest
-from .columns.cells import CellFault
+from .columns.cells import CellFault, CellLimit
 from .columns.reading import Reshape
 from .faults import DataError, kind, missing
 from .files import RawRow
@@ -67,6 +67,7 @@ class Converter:
     unused: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
     misfit: str = ""  # what does not fit in the first such row
+    stopped: bool = False  # a template takes too long, and would for every other row
     losses: Losses = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,8 +80,14 @@ class Converter:
         return Converter(self.format, self.path, self.newlines, self.misfits, self.reshape)
 
     def add(self, raw: RawRow) -> Example | None:
-        """Return the row as an example; None if it has errors, which are added to `faults`, or is left out."""
+        """Return the row as an example; None if it has errors, which are added to `faults`, or is left out.
+
+        Once `stopped`, rows are not read.
+        """
+        if self.stopped:
+            return None
         example, row = _reshaped(raw, self.reshape) if self.reshape else _convert_row(raw, self.format)
+        self.stopped = row.stopped
         told = [*row.faults, *(row.misfits if self.misfits == "error" else ())]
         self.faults += [f"{self.path}: {raw.where}: {fault}" for fault in told]
         self.losses.misfits += bool(row.misfits)
@@ -109,6 +116,7 @@ class Converter:
         self.unused.update(other.unused)
         self.seen |= other.seen
         self.misfit = self.misfit or other.misfit
+        self.stopped |= other.stopped
         self.losses.merge(other.losses)
 
     def conversion(self) -> Conversion:
@@ -138,6 +146,7 @@ class _Row(Found):
     tools: tuple[Definition, ...] = ()
     misfits: list[str] = field(default_factory=list)  # calls and results that do not fit the tools
     hermes: bool = False  # calls and results were text between tags
+    stopped: bool = False  # a template over columns takes too long
     listed: bool = False  # a system turn listed the tools
     nulls: bool = False  # definitions or arguments had nulls that are left out
 
@@ -210,7 +219,7 @@ def _reshaped(raw: RawRow, reshape: Reshape) -> tuple[Example | None, _Row]:
     try:
         shaped = reshape.shape(raw.value)
     except CellFault as fault:
-        return None, _Row(faults=[str(fault)])
+        return None, _Row(faults=[str(fault)], stopped=isinstance(fault, CellLimit))
     example, row = _convert_row(replace(raw, value=shaped.value), shaped.format)
     row.value, row.known = raw.value if isinstance(raw.value, dict) else {}, reshape.used
     return (replace(example, prompt=shaped.prompt) if example and shaped.prompt else example), row

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from burnish.data.columns.cells import CellFault, filled, unknown_names
+from burnish.data.columns.cells import CellFault, CellLimit, filled, unknown_names
 from burnish.data.columns.mapping import ColumnMap
 from burnish.data.columns.reading import columns_of, decide
 from burnish.data.faults import DataError
@@ -93,6 +93,8 @@ def _question(row: RawRow, asking: ColumnMap, columns: ColumnMap, title: str, fa
             text = None if whole is None else str(whole["text"])[len(prompt) :]
             return Question(replace(row, value=STAND_IN), False, prompt, text)
         turns = asking.shape(row.value).value["messages"]
+    except CellLimit as error:
+        raise DataError([*faults, f"{title}: {row.where}: {error}"]) from None
     except CellFault as error:
         faults.append(f"{title}: {row.where}: {error}")
         return Question(row, False)
@@ -105,6 +107,8 @@ def _shaped(columns: ColumnMap, value: Mapping[str, Any]) -> dict[str, Any] | No
     """Return a row with its answer, or None if the answer's columns are missing or empty."""
     try:
         return columns.shape(value).value if columns.used <= value.keys() else None
+    except CellLimit:
+        raise
     except CellFault:
         return None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from burnish.chat import ChatError
-from burnish.data.columns.cells import CellFault, Template, filled, unknown_names
+from burnish.data.columns.cells import CellFault, CellLimit, Template, filled, unknown_names
 from burnish.data.tables import parsed_list
 
 from ..batch.answering import Ask
@@ -46,6 +46,8 @@ def _options(prompt: Prompt, parts: Sequence[Template]) -> tuple[list[str], str]
         if parts:
             cells = filled(prompt.value, [name for part in parts for name, _ in part.names()])
             return [text for part in parts if (text := part.render(cells)).strip()], ""
+    except CellLimit as error:
+        raise ScoreError(f"{prompt.where}: {error}") from None
     except CellFault as error:
         return [], str(error)
     value: Any = prompt.value.get(COLUMN)

@@ -32,6 +32,10 @@ class CellFault(Exception):
     """Raised when a template can't be compiled, or can't be rendered for a row."""
 
 
+class CellLimit(CellFault):
+    """A template exceeded its time or memory, and is likely to for every other row: stop at the first."""
+
+
 class _Strict(jinja2.StrictUndefined):
     """An undefined column. `checked` rejects unknown names before the first row, so here a row only lacks the cell."""
 
@@ -144,7 +148,9 @@ def _limited(call: Callable[[], Any], place: str) -> Any:
 
     try:
         return bounded(guarded, TIMEOUT_S)
-    except (BoundExceeded, OutputTooLong) as error:
+    except BoundExceeded as error:
+        raise CellLimit(f"{place}: the template exceeds a limit: {error}; the other rows were not checked") from None
+    except OutputTooLong as error:
         raise CellFault(f"{place}: the template exceeds a limit: {error}") from None
 
 

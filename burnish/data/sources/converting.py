@@ -30,6 +30,11 @@ class DatasetConverter:
         """The number of examples."""
         return sum(part.converted for part in self.parts)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a template takes too long, so that no other row is to be read."""
+        return any(part.stopped for part in self.parts)
+
     def add(self, raw: RawRow) -> Example | None:
         """Return the row as an example; None if it has errors, or is left out."""
         return self.parts[raw.source].add(raw)

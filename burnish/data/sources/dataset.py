@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ...console import counted
 from ...files import text_sha256, tree_digest
-from ..columns.cells import CellFault, Condition, filled, unknown_names, used_names
+from ..columns.cells import CellFault, CellLimit, Condition, filled, unknown_names, used_names
 from ..columns.mapping import ColumnMap
 from ..columns.reading import Reading, columns_of, decide
 from ..columns.transcript import Transcript
@@ -118,6 +118,8 @@ def _passing(
     for raw in rows:
         try:
             yield raw, isinstance(raw.value, dict) and where.holds(filled(raw.value, names))
+        except CellLimit as fault:
+            raise DataError(f"{title}: {raw.where}: {fault}") from None
         except CellFault as fault:
             faults.append(f"{title}: {raw.where}: {fault}")
 

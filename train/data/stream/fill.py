@@ -51,6 +51,8 @@ class Filling:
         looked = LOOKED if len(head) > 2 * LOOKED else 0
         if looked:  # they show whether a template fits none, and load what the processes then share
             self._add(self.work((head[:looked], False)))
+            if self.found.stopped:
+                return self.found
             if not self.found.converter.faults and self.found.faults.most == looked:
                 self.given_up = True
                 return self.found

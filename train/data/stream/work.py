@@ -93,6 +93,7 @@ class Work:
         found.read = len(raw)
         examples = [example for row in raw if (example := found.converter.add(row)) is not None]
         if self.codec is None or only_convert or found.converter.faults:  # nothing will be written
+            found.stopped = found.converter.stopped
             return Done(found, [], {})
         for example in examples:
             self._inspect(example, found)
