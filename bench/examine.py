@@ -134,7 +134,7 @@ def broken(results: dict[str, dict[str, Any]]) -> list[str]:
         if kinds["streamed"]["peak_bytes"] > MAX_BYTES:
             found.append(f"{name}: the peak is above 3 GiB")
         if "whole" in kinds and kinds["streamed"]["wall_s"] > MAX_WALL_RATIO * kinds["whole"]["wall_s"]:
-            found.append(f"{name}: takes more than {MAX_WALL_RATIO} times the whole model's time")
+            found.append(f"{name} takes more than {MAX_WALL_RATIO} times the whole model's time")
         if result.get("difference", 0) > MAX_DIFFERENCE:
             found.append(f"{name}: log-probabilities differ by {result['difference']:.1e}")
     return found

@@ -262,7 +262,7 @@ def broken(results: dict[str, dict[str, Any]]) -> Iterator[str]:
             if kinds["original"]["wall_s"] > MAX_WALL_RATIO * kinds["peft"]["wall_s"]:
                 yield f"{name} original: takes more than {MAX_WALL_RATIO} times PEFT's time"
             if result["against_peft"]["largest_steps"] > 1:
-                yield f"{name}: differs from PEFT's merge by more than rounding"
+                yield f"{name} differs from PEFT's merge by more than rounding"
 
 
 if __name__ == "__main__":

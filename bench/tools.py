@@ -107,7 +107,7 @@ def new_functions(train: Sequence[Question], rest: Sequence[Question]) -> frozen
 def table(found: dict[str, list[Answer]], new: frozenset[str]) -> Table:
     """Return the percentages of correct answers."""
     base, tuned = found["base"], found["tuned"]
-    made = Table("category", "questions", "base, %", "tuned, %", "tuned, new functions, %", title="right answers")
+    made = Table("category", "questions", "base, %", "tuned, %", "tuned, new functions, %", title="correct answers")
     for category in (*CALLS, IRRELEVANCE):
         one, two = ([a for a in answered if a.category == category] for answered in (base, tuned))
         unseen = [a for a in two if a.id in new]
@@ -139,7 +139,7 @@ def main() -> int:
     found = answers(rest, options.json)
     Console(width=None if sys.stdout.isatty() else 120).print(table(found, new_functions(kept, rest)))
     gained = mean(found["tuned"]) - mean(found["base"])
-    say(f"bench: tuned is {gained:.1f} points above base, expected at least {TARGET:.0f}")
+    say(f"bench: expected tuned to be at least {TARGET:.0f} points above base, got {gained:.1f}")
     return int(gained < TARGET)
 
 

@@ -37,7 +37,7 @@ def read(path: Path, content: str | bytes) -> list[RawRow]:
 def faults(path: Path, content: str | bytes) -> list[str]:
     with pytest.raises(DataError) as caught:
         read(path, content)
-    return [fault.removeprefix(f"{path}: ") for fault in caught.value.faults]
+    return [fault.removeprefix(str(path)).lstrip(": ") for fault in caught.value.faults]
 
 
 @FAST

@@ -197,7 +197,11 @@ def test_failed_download_is_resumed_by_the_next_command(cache: Path) -> None:
     [
         ({"statuses": [404]}, "", "the server responded with 404: the file does not exist"),
         ({"statuses": [204], "length": None}, "", "expected status 200 and a file, got 204"),
-        ({"statuses": [206], "length": None}, "", "responded with a part of the file, expected the whole file"),
+        (
+            {"statuses": [206], "length": None},
+            "",
+            "expected the whole file, but the server responded with a part of it",
+        ),
         ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, "", "is a web page, not a data file"),
         ({"length": 200 << 30}, "", "expected at most 107.4 GB, got 214.7 GB"),
         ({"to": "file:///etc/passwd"}, "moved", "is not a URL that can be fetched"),

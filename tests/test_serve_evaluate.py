@@ -109,7 +109,7 @@ def test_missing_required_evaluation_is_named(run: Run, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("correct", "fault"),
     [
-        ("C", "the right answer 'C' is not one of the options: A, B"),
+        ("C", "the correct answer 'C' is not one of the options: A, B"),
         ("", "no assistant turn to compare the answer with"),
     ],
 )

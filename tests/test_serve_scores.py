@@ -208,7 +208,7 @@ def test_choice_options_come_from_templates_or_a_column() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "templates", "fault"),
-    [(row("C", options=["A", "B"]), None, "the right answer 'C' is not one of the options: A, B"),
+    [(row("C", options=["A", "B"]), None, "the correct answer 'C' is not one of the options: A, B"),
      (row("A", options=["A", "A "]), None, "two options are the same"),
      (row("A", options=["A"]), None, "expected 2 to 26 options, got 1"),
      (row("A"), None, "no list of texts in the column 'options': set --options"),

@@ -60,7 +60,7 @@ def test_check_shows_text_after_the_last_turn_and_changed_history(
         ),
     )
     shown = check(tiny_base, data, sources.TWICE, capsys)[0]
-    assert "writes '<|endoftext|>' after the last turn: it is not trained" in shown
+    assert "writes '<|endoftext|>' after the last turn, which is not trained" in shown
     assert "changes spaces or accents in 10 of 20 responses" in shown
     assert "terminators     <|im_end|>\n" in shown
     shown = check(tiny_base, data, sources.CHANNELS, capsys)[0]

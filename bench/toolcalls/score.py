@@ -32,7 +32,7 @@ def right(question: Question, calls: Sequence[tuple[str, Given]]) -> bool:
 def fault(question: Question, calls: Sequence[tuple[str, Given]]) -> str:
     """Return the error in the calls that answer a question, or ""."""
     if len(calls) != len(question.truth):
-        return f"{len(calls)} calls, expected {len(question.truth)}"
+        return f"expected {len(question.truth)} calls, got {len(calls)}"
     known = {function["name"]: function["parameters"] for function in question.functions}
     left = list(calls)
     for expected in question.truth:
@@ -52,7 +52,7 @@ def _call_fault(
 ) -> str:
     called, arguments = given
     if called != name:
-        return f"calls {called}, expected {name}"
+        return f"expected a call of {name}, got {called}"
     for required in parameters.get("required") or ():
         if required not in arguments:
             return f"{name}: '{required}' is missing"
@@ -60,7 +60,7 @@ def _call_fault(
         if key not in parameters["properties"] or key not in accepted:
             return f"{name}: '{key}' is not expected"
         if not _accepts(value, accepted[key], parameters["properties"][key]):
-            return f"{name}: '{key}' is {value!r}, expected one of {list(accepted[key])}"
+            return f"{name}: '{key}': expected one of {list(accepted[key])}, got {value!r}"
     for key, values in accepted.items():
         if key not in arguments and "" not in values:
             return f"{name}: '{key}' is missing"

@@ -131,15 +131,15 @@ def _refuse(data: bytes, part: Part, head: str, file: IO[bytes] | None) -> None:
         return
     for magic, why in FOREIGN.items():
         if data.startswith(magic):
-            raise DataError(f"{part.title}: {head}{why} ({SUPPORTED})")
+            raise DataError(f"{part.title} {head}{why} ({SUPPORTED})")
     if data.startswith(ZIP_MAGICS):
-        raise DataError(f"{part.title}: {head}{_zip(file or io.BytesIO(data))} ({SUPPORTED})")
+        raise DataError(f"{part.title} {head}{_zip(file or io.BytesIO(data))} ({SUPPORTED})")
     if _is_tar(data):
         raise DataError(
-            f"{part.title}: {head}is a tar archive: unpack it and pass the file or the directory ({SUPPORTED})"
+            f"{part.title} {head}is a tar archive: unpack it and pass the file or the directory ({SUPPORTED})"
         )
     if len(data) > 1 and not (any(data[1:100:2]) and any(data[:100:2])):
-        raise DataError(f"{part.title}: {head}is UTF-16 text without a byte order mark: save it as UTF-8 ({SUPPORTED})")
+        raise DataError(f"{part.title} {head}is UTF-16 text without a byte order mark: save it as UTF-8 ({SUPPORTED})")
 
 
 def is_zip(data: bytes) -> bool:

@@ -23,7 +23,7 @@ MAX_OPTIONS = 26
 
 
 def options_of(prompts: Sequence[Prompt], templates: Sequence[str] | None, against: Against) -> list[list[str]]:
-    """Return each row's options. Raises ScoreError unless each row has several, and the right answer is one of them."""
+    """Return each row's options. Raises ScoreError unless each has several, one of them the correct answer."""
     parts = [Template(text, f"options[{number}]") for number, text in enumerate(templates or ())]
     names = list(dict.fromkeys(name for prompt in prompts for name in prompt.value))
     if faults := unknown_names(parts, names, "the rows"):
@@ -66,7 +66,9 @@ def _fault(options: Sequence[str], right: str) -> str:
     if "" in plain:
         return "an option is empty"
     return (
-        "" if right in plain else f"the right answer '{right[:60]}' is not one of the options: {', '.join(plain)[:200]}"
+        ""
+        if right in plain
+        else f"the correct answer '{right[:60]}' is not one of the options: {', '.join(plain)[:200]}"
     )
 
 

@@ -19,7 +19,9 @@ OF_SCORES = {"pattern": "regex", "schema_file": "json_schema", "options": "choic
 class EvaluateSettings(RowSettings):
     """Settings of `python -m serve evaluate`."""
 
-    data: str = Field("", description="rows, as for training, with the right answers; required without suite")
+    data: str = Field(
+        "", description="data with the correct answers, in any format that training accepts; required without suite"
+    )
     score: str = Field(
         "",
         description="exact, contains, regex, json, json_schema, tool_calls, numeric, f1, choice, rows (each row's"

@@ -80,7 +80,7 @@ def out_of_resources() -> ApiError:
     """No process can be started to render and tokenize."""
     return ApiError(
         503,
-        "The server can't start a process to tokenize this text: it is out of memory, processes or file descriptors."
+        "The server can't start a process to tokenize this text: memory, processes or file descriptors ran out."
         " Try"
         " again later.",
         kind="server_error",

@@ -70,24 +70,36 @@ class Sampling(Wire):
     """Parameters of both chat and text completions; null means the default, as in OpenAI's API."""
 
     model: Annotated[str, Field(description="the served name or `default`; any other gets 404")]
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="1 by default; 0 is greedy")
-    top_p: Share | None = Field(None, description="1 by default")
-    n: Annotated[int, Field(ge=1, le=128)] | None = Field(
-        None, description="at most the setting `max_choices`, over all prompts"
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        None, description="sampling temperature; 1 by default, 0 is greedy"
     )
-    stop: str | list[str] | None = Field(None, description="at most the setting `max_stops`")
-    max_tokens: MaxTokens | None = Field(None, description="at least 1; -1 for as many as fit in the context")
+    top_p: Share | None = Field(None, description="nucleus sampling: total probability kept; 1 by default")
+    n: Annotated[int, Field(ge=1, le=128)] | None = Field(
+        None, description="number of choices; at most the setting `max_choices`, over all prompts"
+    )
+    stop: str | list[str] | None = Field(
+        None, description="texts that end the completion; at most the setting `max_stops`"
+    )
+    max_tokens: MaxTokens | None = Field(
+        None, description="maximum tokens to generate; -1 for as many as fit in the context"
+    )
     presence_penalty: Penalty | None = Field(None, description="penalty on tokens that occur in the completion")
     frequency_penalty: Penalty | None = Field(None, description="penalty per occurrence of a token in the completion")
-    logit_bias: dict[str, Bias] | None = Field(None, description="-100 to 100 by token id")
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(None, description="-1 for a random seed")
+    logit_bias: dict[str, Bias] | None = Field(None, description="biases added to logits, -100 to 100 by token id")
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(
+        None, description="sampling seed; -1 for a random one"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(None, description="only with `stream`")
     user: Annotated[str | None, NoEffect("abuse is not tracked")] = None
 
     # named as in llama.cpp and vLLM
-    top_k: Annotated[TopK | None, SAMPLING] = Field(None, description="0 or -1 for no limit, the default")
-    min_p: Annotated[Share | None, SAMPLING] = Field(None, description="0 by default")
+    top_k: Annotated[TopK | None, SAMPLING] = Field(
+        None, description="number of most likely tokens kept; 0 or -1, the default, for no limit"
+    )
+    min_p: Annotated[Share | None, SAMPLING] = Field(
+        None, description="minimum probability relative to the most likely token; 0 by default"
+    )
     repeat_penalty: Annotated[Repetition | None, Extension("llama.cpp")] = Field(
         None, description="penalty on the last `repeat_last_n` tokens of prompt and completion"
     )
@@ -96,7 +108,7 @@ class Sampling(Wire):
         description="penalty on all tokens of prompt and completion; not together with a different `repeat_penalty`",
     )
     repeat_last_n: Annotated[LastTokens | None, Extension("llama.cpp")] = Field(
-        None, description="64 by default; -1 for all tokens"
+        None, description="number of last tokens that `repeat_penalty` covers; 64 by default, -1 for all"
     )
     ignore_eos: Annotated[bool | None, SAMPLING] = Field(
         None, description="continue after end tokens, up to `max_tokens`"
@@ -314,7 +326,7 @@ class CompletionRequest(Sampling):
     )
     max_tokens: Annotated[int, _tokens(0)] | None = Field(
         None,
-        description="16 by default; 0 processes the prompt and generates nothing; -1 for as many as fit in the context",
+        description="maximum tokens to generate; 16 by default, 0 only processes the prompt, -1 fills the context",
     )
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         None, description="log-probabilities of this many tokens per position; with `echo`, also for the prompt"

@@ -42,7 +42,7 @@ def template_changes(prepared: Prepared) -> list[str]:
     """Return how the template changes responses and splits conversations."""
     found = prepared.changes
     said = [
-        f"writes {_shown(added)} before {count} of {found.responses} responses: it is trained with them"
+        f"writes {_shown(added)} before {count} of {found.responses} responses, which is trained with them"
         for added, count in found.before.most_common(MOST_SHOWN)
     ]
     if more := len(found.before) - len(said):
@@ -51,7 +51,9 @@ def template_changes(prepared: Prepared) -> list[str]:
         said.append(f"changes spaces or accents in {found.changed} of {found.responses} responses")
     first = prepared.train[0]
     if first.example.messages and (after := _after(first, prepared)):
-        said.append(f"writes {_shown(after)} after the last turn: it is not trained, since it follows the end token")
+        said.append(
+            f"writes {_shown(after)} after the last turn, which is not trained because it follows the end token"
+        )
     examples, rows = map(sum, zip(prepared.train.parted(), prepared.heldout.parted(), strict=True))
     if examples:
         said.append(f"renders earlier turns differently: {examples} conversations became {rows} rows, one per turn")

@@ -130,7 +130,7 @@ def _stamp(dataset: Dataset) -> list[tuple[int, int, int]]:
     try:
         stats = [os.stat(part.path) for source in dataset.sources for part in source.located.parts]
     except OSError as error:
-        raise DataError(f"{error.filename}: can't be read: {error.strerror}") from None
+        raise DataError(f"{error.filename} can't be read: {error.strerror}") from None
     return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 

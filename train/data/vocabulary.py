@@ -87,7 +87,7 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
             " the export's merged/ for transformers and vLLM are not affected"
         ]
     except VocabularyError as error:
-        return [f"llama.cpp does not support this base's tokenizer, so a GGUF of it could not be served: {error}"]
+        return [f"llama.cpp does not support this base's tokenizer, so its GGUF file could not be served: {error}"]
     texts = [*rows, *probes]
     differences = [comparison.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
     if row := next(filter(None, differences[: len(rows)]), ""):

@@ -82,4 +82,4 @@ def explained(run: Path) -> Iterator[None]:
 def _continuation(run: Path) -> str:
     """Return the step from which the same command would resume, as a message."""
     _, step = last_checkpoint(run / "checkpoints")
-    return f"it resumes from the checkpoint at step {step}" if step else "no checkpoint was written yet"
+    return f"training resumes from the checkpoint at step {step}" if step else "no checkpoint was written yet"

@@ -106,7 +106,7 @@ def _netloc(url: str) -> str:
         _ = parts.port  # raises ValueError
         return parts.netloc
     except ValueError as error:
-        raise DataError(f"{ascii(public(url))[1:-1]}: is not a URL that can be fetched: {error}") from None
+        raise DataError(f"{ascii(public(url))[1:-1]} is not a URL that can be fetched: {error}") from None
 
 
 def _check(partial: Path, shown: str) -> None:
@@ -203,7 +203,7 @@ def _resumed(response: httpx.Response, have: int, shown: str, partial: Path) -> 
     partial.unlink(missing_ok=True)
     if have:  # other bytes than those asked for: rows would be repeated or missing
         raise _Again("the server does not resume where it was asked to: starting again", 0.0)
-    raise DataError(f"{shown}: the server responded with a part of the file, expected the whole file")
+    raise DataError(f"{shown}: expected the whole file, but the server responded with a part of it")
 
 
 def _size(response: httpx.Response, have: int, shown: str, partial: Path, most_bytes: int) -> int:

@@ -118,8 +118,8 @@ class ResponsesRequest(Wire):
     input: Annotated[str | Input, Field(description="a text, or items: messages, calls, results, reasoning")]
     instructions: str | None = Field(None, description="a system message before the input")
     max_output_tokens: int | None = Field(None, description="at least 1; by default as many as the context holds")
-    temperature: float | None = Field(None, description="0 to 2, 1 by default; 0 is greedy")
-    top_p: float | None = Field(None, description="0 to 1, 1 by default")
+    temperature: float | None = Field(None, description="sampling temperature, 0 to 2; 1 by default, 0 is greedy")
+    top_p: float | None = Field(None, description="nucleus sampling: total probability kept; 1 by default")
     tools: Annotated[list[FunctionTool] | None, Field(description="functions, if the chat template takes tools")] = None
     tool_choice: Annotated[
         Any,

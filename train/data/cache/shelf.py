@@ -46,7 +46,7 @@ class Shelf:
             store.check()
         except (FileError, KeyError):
             os.close(lock)
-            say(f"data: {directory}: is damaged: the rows are prepared again")
+            say(f"data: {directory} is damaged: the rows are prepared again")
             _remove(directory, directory / META)
             return None
         weakref.finalize(store, os.close, lock)
@@ -115,7 +115,7 @@ class Shelf:
             file = os.open(self.root / LOCKS / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise FileError(
-                f"{self.root}: can't be written ({error.strerror}): prepared rows are stored there; fix its owner or"
+                f"{self.root} can't be written ({error.strerror}): prepared rows are stored there; fix its owner or"
                 " mode, or set BURNISH_CACHE to a different directory"
             ) from None
         try:
