@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.data.columns.mapping import parse_columns
 from burnish.data.files import locate, read_rows
 from burnish.errors import UserError
 from serve.batch import answering, remote, tables
-from serve.batch.endpoints import EndpointError, Json, Refused
+from serve.batch.endpoints import EndpointError, Json, Lost, Refused
 from serve.batch.journal import open_journal
 from serve.batch.prompts import Prompt, read_prompts
 from serve.batch.results import Answer, Result
@@ -243,7 +244,7 @@ class Instant:
 
     def __init__(self) -> None:
         self.open = self.most = self.count = 0
-        self.fault = ""
+        self.fault, self.lost = "", False
 
     async def ask(self, path: str, body: Json) -> Json:
         self.open, self.count = self.open + 1, self.count + 1
@@ -252,6 +253,8 @@ class Instant:
         self.open -= 1
         if self.fault:
             raise Refused(self.fault)
+        if self.lost:
+            raise Lost(f"{self.count}: connection reset")
         message = {"role": "assistant", "content": body["messages"][-1]["content"] * 200}
         return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
 
@@ -277,6 +280,48 @@ def test_identical_failures_of_all_rows_stop_early(tmp_path: Path) -> None:
     with open_journal(tmp_path / "journal", len(prompts)) as journal, pytest.raises(EndpointError, match=fault):
         asyncio.run(answering.answer(endpoint, prompts, journal, answering.completing({}), "rows", 8))
     assert endpoint.count < 40
+
+
+def test_rows_without_an_answer_in_time_fail_and_the_others_are_answered(tmp_path: Path) -> None:
+    texts = [f"slow {i}" if i % 10 == 3 else f"quick {i}" for i in range(30)]
+    data, out = write(tmp_path / "rows.jsonl", [{"prompt": text} for text in texts]), tmp_path / "out.jsonl"
+    with echoing() as server:
+        server.proxy.app = without_answer("slow", server.proxy.app)
+        assert ask(server, data, out, request_timeout_s=5.0) == 1
+        assert sorted(asked(server)) == sorted(texts), "a row that took too long is not asked again at once"
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["answer"] for row in found] == [None if text.startswith("slow") else text for text in texts]
+    assert all("no answer within 5 s" in row["error"] for row in found if row["answer"] is None)
+
+
+def without_answer(word: str, app: ASGIApp) -> ASGIApp:
+    """Return an application that never answers requests with this word."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        message = await receive()
+        if word.encode() in message.get("body", b""):
+            await asyncio.sleep(30)
+        waiting = [message]
+
+        async def again() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        await app(scope, again, send)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("rows", [3, 500])
+def test_server_that_answers_no_row_ends_the_command(rows: int, tmp_path: Path) -> None:
+    prompts = read(write(tmp_path / "rows.jsonl", [{"prompt": str(i)} for i in range(rows)]))
+    endpoint = Instant()
+    with open_journal(tmp_path / "journal", rows) as journal:
+        if rows > 100:  # some are answered before it is lost
+            asyncio.run(answering.answer(endpoint, prompts[:100], journal, answering.completing({}), "rows", 8))
+        endpoint.lost = True
+        with pytest.raises(EndpointError, match="reset"):
+            asyncio.run(answering.answer(endpoint, prompts, journal, answering.completing({}), "rows", 8))
+    assert endpoint.count < 140
 
 
 def test_truncated_journal_loses_only_its_last_line(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from serve.artifact import Chosen
 from serve.batch.answering import completing
 from serve.batch.prompts import Prompt, read_prompts
 from serve.batch.results import Answer, Result, working_seconds
-from serve.evaluate import measuring, text_scores
+from serve.evaluate import custom, measuring, text_scores
 from serve.evaluate.choice import options_of
 from serve.evaluate.comparison import bootstrap, compare
 from serve.evaluate.scorers import TEXTS, Against, make_score
@@ -182,6 +182,23 @@ def test_custom_score_function_receives_the_row(tmp_path: Path) -> None:
     for name, fault in faults.items():
         with pytest.raises(UserError, match=fault):
             score(f"python:{file}:{name}", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [("import sys\ndef f(a, r): sys.exit(0)", "mine.py:f raised SystemExit: 0"),
+     ("import sys\nsys.exit(0)", "mine.py raised SystemExit: 0"),
+     ("def f(a, r):\n  while True: pass", "mine.py:f: no result within 0.2 s"),
+     ("while True: pass", "mine.py: no result within 0.2 s"),
+     ("def f(a, r): return f(a, r)", "mine.py:f raised RecursionError")],
+)  # fmt: skip
+def test_custom_score_that_exits_or_never_ends_is_an_error(
+    code: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom, "LIMIT_S", 0.2)
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(UserError, match=fault):
+        score(f"python:{tmp_path}/mine.py:f", "")
 
 
 @pytest.mark.parametrize(

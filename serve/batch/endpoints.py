@@ -15,6 +15,10 @@ class EndpointError(UserError):
     """Raised when the endpoint can't be used: unreachable, wrong key, unknown model, or failed engine."""
 
 
+class Lost(EndpointError):
+    """Raised when one request got no answer; others may get one, unless this happens to many in succession."""
+
+
 class Refused(Exception):
     """Raised when one request was rejected or failed; others may succeed. Contains the endpoint's message."""
 
@@ -28,7 +32,7 @@ class Endpoint(Protocol):
     def parallel(self) -> int: ...
 
     async def ask(self, path: str, body: Json) -> Json:
-        """Send a request without its model name; return the reply. Raises Refused and EndpointError."""
+        """Send a request without its model name; return the reply. Raises Refused, Lost and EndpointError."""
         ...
 
 

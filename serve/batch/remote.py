@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from .endpoints import EndpointError, Json, Refused, message_of
+from .endpoints import EndpointError, Json, Lost, Refused, message_of
 
 KEY = "OPENAI_API_KEY"
 PARALLEL = 16
 RETRIES = 6
 # statuses that concern the whole job and not one row
-FATAL = frozenset({401, 403, 404, 405, 429, 503})
+FATAL = frozenset({401, 403, 404, 405})
+BUSY = frozenset({429, 503})  # also after the client's retries
+CONNECT_S = 30.0
 MAX_SHOWN = 5
 ALIAS = "default"  # a second name of a model that Burnish serves
 
@@ -23,8 +26,9 @@ class RemoteEndpoint:
 
     parallel = PARALLEL
 
-    def __init__(self, client: Any, url: str, model: str) -> None:
-        self._client, self._url, self._model = client, url, model
+    def __init__(self, client: Any, url: str, model: str, timeout_s: float) -> None:
+        self._client, self._url, self._model, self._timeout_s = client, url, model, timeout_s
+        self._answered = False
         self.identity: Mapping[str, Any] = {"url": url, "model": model}
 
     async def ask(self, path: str, body: Json) -> Json:
@@ -32,13 +36,19 @@ class RemoteEndpoint:
 
         try:
             content = {"model": self._model, **body}
-            reply = await self._client.post(path.removeprefix("/v1"), cast_to=object, body=content)
+            async with asyncio.timeout(self._timeout_s):  # also over the client's retries
+                reply = await self._client.post(path.removeprefix("/v1"), cast_to=object, body=content)
         except openai.APIStatusError as error:
-            if error.status_code in FATAL:
-                raise explain(error, self._url) from None
-            raise Refused(_said(error)) from None
-        except openai.APIError as error:
+            if error.status_code not in FATAL | BUSY:
+                raise Refused(_said(error)) from None
+            if error.status_code in BUSY or self._answered:  # a key that was accepted before
+                raise Lost(str(explain(error, self._url))) from None
             raise explain(error, self._url) from None
+        except openai.APIError as error:
+            raise Lost(str(explain(error, self._url))) from None
+        except TimeoutError:
+            raise Lost(f"{self._url}: no answer within {self._timeout_s:g} s (--request_timeout_s)") from None
+        self._answered = True
         if not isinstance(reply, dict):
             raise EndpointError(f"{self._url}: the reply is not a JSON object: is this an OpenAI endpoint?")
         return dict(reply)
@@ -50,8 +60,9 @@ async def connected(url: str, model: str | None, timeout_s: float) -> AsyncItera
     import openai
 
     key = os.environ.get(KEY) or "none"
-    async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=RETRIES, timeout=timeout_s) as client:
-        yield RemoteEndpoint(client, url.rstrip("/"), model or await _only_model(client, url))
+    timeout = openai.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
+    async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=RETRIES, timeout=timeout) as client:
+        yield RemoteEndpoint(client, url.rstrip("/"), model or await _only_model(client, url), timeout_s)
 
 
 async def _only_model(client: Any, url: str) -> str:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import UserError, did_you_mean
+from burnish.rendering.bounds import BoundExceeded, bounded
 
+# processor time for running the file or for one call; either may load a model, so memory is hardly limited
+LIMIT_S, MOST_BYTES = 60.0, 1 << 44
 Function = Callable[[str, dict[str, Any]], Any]
 
 
@@ -31,10 +34,8 @@ def load_function(name: str) -> Function:
     if spec is None or spec.loader is None:
         raise CustomError(f"score: {path}: expected a file with the extension .py")
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise CustomError(f"score: {path} raised {type(error).__name__}: {error}") from None
+    loader = spec.loader
+    _limited(lambda: loader.exec_module(module), str(path))
     found = getattr(module, function, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -44,9 +45,16 @@ def load_function(name: str) -> Function:
 
 def _guarded(function: Function, where: str) -> Function:
     def call(answer: str, row: dict[str, Any]) -> Any:
-        try:
-            return function(answer, row)
-        except Exception as error:
-            raise CustomError(f"score: {where} raised {type(error).__name__}: {error}") from None
+        return _limited(lambda: function(answer, row), where)
 
     return call
+
+
+def _limited(call: Callable[[], Any], where: str) -> Any:
+    """Run the user's code; its exceptions, sys.exit and excess of time are errors."""
+    try:
+        return bounded(call, LIMIT_S, MOST_BYTES)
+    except BoundExceeded as error:
+        raise CustomError(f"score: {where}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise CustomError(f"score: {where} raised {type(error).__name__}: {error}") from None

@@ -31,7 +31,7 @@ TEXTS: dict[str, Callable[[str, str], float]] = {
     "json": text_scores.json_equal,
     "choice": text_scores.exact,
 }
-# processor time for one pattern, schema or function call
+# processor time for one pattern or schema
 LIMIT_S = 5.0
 SCHEMA = "schema"
 
