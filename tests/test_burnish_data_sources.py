@@ -26,6 +26,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish.data import compression
 from burnish.data.columns.cells import Condition
 from burnish.data.files import DataError, data_sha256, read_rows
 from burnish.data.sources import web
@@ -112,6 +113,31 @@ def test_zip_bombs_and_unusable_archives_are_rejected(tmp_path: Path) -> None:
     broken[200:300] = b"\0" * 100
     packed.write_bytes(bytes(broken))
     assert "cut.zip: a.jsonl can't be read" in fault(packed)
+
+
+def test_compressed_files_in_an_archive_share_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "MAX_UNPACKED_BYTES", 300_000)
+    monkeypatch.setattr(compression, "MAX_RATIO", 1)
+    spaced = gzip.compress(jsonl(1) + b" " * 100_000)
+    assert numbers(zipped(tmp_path / "few.zip", {f"{n}.jsonl.gz": spaced for n in range(2)})) == [1, 1]
+    many = zipped(tmp_path / "many.zip", {f"{n}.jsonl.gz": spaced for n in range(5)})
+    assert "many.zip: 2.jsonl.gz is gzip-compressed and unpacks to more than 0 MiB" in fault(many)
+    table = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a" * 100_000]}), table)
+    tables = zipped(tmp_path / "tables.zip", {f"{n}.parquet": table.getvalue() for n in range(5)})
+    assert "tables.zip: 2.parquet: the Parquet file unpacks to more than 0 MiB" in fault(tables)
+
+
+def test_archive_is_opened_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    real = zipfile.ZipFile
+    path = zipped(tmp_path / "a.zip", {f"{n}.jsonl": jsonl(n) for n in range(5)})
+    located = locate(str(path))
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *given: opened.append(given) or real(*given))
+    assert [row.value["n"] for row in read_rows(located)] == list(range(5)) and data_sha256(located)
+    assert len(opened) == 1
+    zipped(path, {f"{n}.jsonl": jsonl(10 + n) for n in range(5)})  # opens it once more, to write
+    assert [row.value["n"] for row in read_rows(located)] == list(range(10, 15)) and len(opened) == 3
 
 
 @contextmanager

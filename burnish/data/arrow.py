@@ -16,6 +16,7 @@ from typing import Any
 from ..files import first_line
 from .compression import unpacked_limit
 from .faults import Undecoded
+from .reading.part import Unpacked
 from .schema import KNOWN
 
 PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -34,18 +35,23 @@ def is_arrow(data: bytes) -> bool:
     return data.startswith((PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM))
 
 
-def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the rows. Raises ArrowError."""
+def read_arrow(data: bytes, packed: int = 0, unpacked: Unpacked | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows. Raises ArrowError.
+
+    The rows may unpack to what a file of `packed` bytes may (0: of the size of `data`), with what is already counted
+    in `unpacked`.
+    """
+    unpacked = unpacked or Unpacked()
     name = "Parquet" if data.startswith(PARQUET_MAGIC) else "Arrow"
     try:
         import pyarrow as pa
     except ImportError:
         raise ArrowError(f"reading {name} needs pyarrow, which is not installed: save the rows as JSONL") from None
-    total, (most, why) = 0, unpacked_limit(len(data))
+    most, why = unpacked_limit(packed or len(data))
     try:
         for batch, absent in _batches(pa, data, most):
-            total += batch.nbytes
-            if total > most:
+            unpacked.bytes += batch.nbytes
+            if unpacked.bytes > most:
                 raise MemoryError
             columns = {field.name: _column(pa, field, batch.column(n)) for n, field in enumerate(batch.schema)}
             for number in range(batch.num_rows):

@@ -18,7 +18,7 @@ from typing import IO, Protocol, TypeVar
 
 from ..machine import memory_available_bytes
 from .faults import DataError
-from .reading.part import Part
+from .reading.part import Part, Unpacked
 
 SUPPORTED = "supported: JSON, JSONL, CSV, Parquet and Arrow, plain, zipped or compressed with gzip, bzip2, xz or zstd"
 CHUNK_BYTES = 1 << 20
@@ -67,10 +67,11 @@ ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 ARROW_MAGICS = (b"ARROW1", b"\xff\xff\xff\xff")
 
 
-def read_pieces(part: Part) -> Iterator[bytes]:
+def read_pieces(part: Part, unpacked: Unpacked | None = None) -> Iterator[bytes]:
     """Yield a data file's decompressed bytes, the first piece with at least its first CHUNK_BYTES.
 
-    Raises DataError if the file can't be read, is not a data file, or unpacks to more than its size allows.
+    Raises DataError if the file can't be read, is not a data file, or unpacks to more than its size allows; for a file
+    in an archive, with the others counted in `unpacked`, than the archive's size allows.
     """
     try:
         with part.open() as file:
@@ -83,7 +84,7 @@ def read_pieces(part: Part) -> Iterator[bytes]:
                     yield piece
             else:
                 file.seek(0)
-                yield from _unpacked(file, packing, part)
+                yield from _unpacked(file, packing, part, unpacked or Unpacked())
     except OSError as error:
         raise DataError(f"{part.title} can't be read: {error.strerror or error}") from None
 
@@ -110,8 +111,8 @@ def _within_memory(part: Part, pieces: Iterator[Piece]) -> Iterator[Piece]:
         yield piece
 
 
-def _unpacked(file: IO[bytes], packing: str, part: Part) -> Iterator[bytes]:
-    pieces, what = _unpack(file, packing, part), f"is {packing}-compressed, and its content"
+def _unpacked(file: IO[bytes], packing: str, part: Part, unpacked: Unpacked) -> Iterator[bytes]:
+    pieces, what = _unpack(file, packing, part, unpacked), f"is {packing}-compressed, and its content"
     head = b""
     while len(head) < CHUNK_BYTES and (piece := next(pieces, None)) is not None:
         head += piece
@@ -170,13 +171,13 @@ def _is_tar(data: bytes) -> bool:
     return True
 
 
-def _unpack(file: IO[bytes], packing: str, part: Part) -> Iterator[bytes]:
+def _unpack(file: IO[bytes], packing: str, part: Part, unpacked: Unpacked) -> Iterator[bytes]:
     """Decompress a file in pieces, so that a bomb is detected before it fills the memory."""
-    (limit, why), total = unpacked_limit(part.packed_bytes()), 0
+    limit, why = unpacked_limit(part.file_bytes())
     try:
         for piece in PACKINGS[packing][1](file):
-            total += len(piece)
-            if total > limit:
+            unpacked.bytes += len(piece)
+            if unpacked.bytes > limit:
                 raise DataError(
                     f"{part.title} is {packing}-compressed and unpacks to more than {limit / 2**20:,.0f} MiB, {why}:"
                     " if that size is intended, unpack it first"

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..files import tree_digest
 from .faults import DataError
 from .reading.content import read_part
-from .reading.part import Part
+from .reading.part import Part, Unpacked
 from .reading.row import RawRow, Unit, place
 from .sources.locate import Located, locate
 
@@ -49,12 +49,12 @@ def data_sha256(source: Path | Located) -> str:
 def _all_parts(located: Located, notes: list[str]) -> Iterator[RawRow]:
     faults: list[str] = []
     counts: list[str] = []
-    first, total = len(notes), 0
+    first, total, unpacked = len(notes), 0, Unpacked()
     for part in located.parts:
         of_part: list[str] = []
         before = total
         try:
-            for row in read_part(part, of_part):
+            for row in read_part(part, of_part, unpacked if part.member else None):
                 total += 1
                 yield replace(row, row=total, unit="row", file=part.name)
         except DataError as error:

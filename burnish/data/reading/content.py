@@ -17,7 +17,7 @@ from ..faults import DataError
 from ..json_scanner import scan_json
 from ..tables import unfold
 from .decode import Decoder
-from .part import Part
+from .part import Part, Unpacked
 from .row import RawRow
 
 JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
@@ -29,16 +29,16 @@ PEEKED = 1000
 Parser = Callable[[Iterator[str], list[str], list[str]], Iterator[tuple[int, Any]]]
 
 
-def read_part(part: Part, notes: list[str]) -> Iterator[RawRow]:
+def read_part(part: Part, notes: list[str], unpacked: Unpacked | None = None) -> Iterator[RawRow]:
     """Yield the rows of a part while reading it.
 
-    Anything skipped or specially interpreted is added to `notes`. Raises DataError with every error at the end, after
-    yielding the valid rows.
+    Anything skipped or specially interpreted is added to `notes`; the parts of an archive share `unpacked`. Raises
+    DataError with every error at the end, after yielding the valid rows.
     """
-    pieces = read_pieces(part)
+    pieces = read_pieces(part, unpacked)
     head = next(pieces, b"")
-    found = _arrow_rows if is_arrow(head) else _text_rows
-    rows = found(part, chain([head], pieces), notes)
+    whole = chain([head], pieces)
+    rows = _arrow_rows(part, whole, unpacked) if is_arrow(head) else _text_rows(part, whole, notes)
     first = list(islice(rows, PEEKED))
     if not first:
         raise DataError(f"{part.title}: the file has no rows")
@@ -49,9 +49,10 @@ def read_part(part: Part, notes: list[str]) -> Iterator[RawRow]:
         yield replace(row, unit="row") if shared else row
 
 
-def _arrow_rows(part: Part, pieces: Iterator[bytes], notes: list[str]) -> Iterator[RawRow]:
+def _arrow_rows(part: Part, pieces: Iterator[bytes], unpacked: Unpacked | None) -> Iterator[RawRow]:
+    data = read_whole(part, pieces)
     try:
-        for number, value in enumerate(read_arrow(read_whole(part, pieces)), start=1):
+        for number, value in enumerate(read_arrow(data, part.file_bytes() if part.member else 0, unpacked), start=1):
             yield RawRow(0, value, number, "row")
     except ArrowError as error:
         raise DataError(f"{part.title}: {error}") from None

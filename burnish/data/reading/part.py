@@ -9,10 +9,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from ...files import HASH_CHUNK_BYTES, open_regular
+from ...files import HASH_CHUNK_BYTES, open_regular, regular
+
+
+@dataclass
+class Unpacked:
+    """The bytes that compressed files were unpacked to so far; the files of one archive share its limit."""
+
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,12 @@ class Part:
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """Open the part for reading. Raises OSError if it can't be opened."""
-        with open_regular(self.path) as file:
-            if not self.member:
+        if not self.member:
+            with open_regular(self.path) as file:
                 yield file
-                return
+        else:
             try:
-                with zipfile.ZipFile(file) as archive, archive.open(self.member) as member:
+                with _archive(self.path).open(self.member) as member:
                     yield member
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
                 raise OSError(0, f"unpacking failed: {error}", str(self.path)) from None
@@ -52,9 +60,15 @@ class Part:
     def packed_bytes(self) -> int:
         """Return the number of bytes on disk. Raises OSError."""
         if not self.member:
-            return os.stat(self.path).st_size
-        with open_regular(self.path) as file, zipfile.ZipFile(file) as archive:
-            return archive.getinfo(self.member).compress_size
+            return self.file_bytes()
+        try:
+            return _archive(self.path).getinfo(self.member).compress_size
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, KeyError) as error:
+            raise OSError(0, f"it can't be unpacked: {error}", str(self.path)) from None
+
+    def file_bytes(self) -> int:
+        """Return the size of the part's file, of the whole archive for a file in one. Raises OSError."""
+        return os.stat(self.path).st_size
 
     def sha256(self) -> str:
         """Return the sha256 of the part's bytes as stored in the file or archive. Raises OSError."""
@@ -63,3 +77,14 @@ class Part:
             while piece := file.read(HASH_CHUNK_BYTES):
                 digest.update(piece)
         return digest.hexdigest()
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    """Return the archive, opened once per process and version: its list of files may be long."""
+    found = os.stat(path)
+    return _opened(path, os.getpid(), (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, process: int, version: tuple[int, int, int]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(regular(path))

@@ -15,7 +15,7 @@ from ..faults import DataError
 from ..reading.part import Part
 from .directory import MAX_NAMES_SHOWN, check_parts, is_data
 
-MOST_MEMBERS = 1000  # the archive's list of files is read for each of them
+MOST_MEMBERS = 1000
 ENCRYPTED = 0x1  # a flag of a member
 
 
