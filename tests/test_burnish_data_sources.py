@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 from burnish.data import compression
 from burnish.data.columns.cells import Condition
+from burnish.data.columns.mapping import parse_columns
 from burnish.data.files import DataError, data_sha256, read_rows
 from burnish.data.sources import web
 from burnish.data.sources.dataset import Dataset, Spec, open_dataset
@@ -503,6 +504,22 @@ def test_mixed_rows_converted_in_parts_equal_one_process(tmp_path: Path) -> None
     parts[0].merge(parts[1])
     assert parts[0].conversion() == whole.conversion() and parts[0].converted == 66
     assert not whole.conversion().unused_columns  # data.where reads "n"
+
+
+def test_optional_column_may_first_appear_in_a_late_row(tmp_path: Path) -> None:
+    values: list[dict[str, Any]] = [{"q": f"q{n}", "a": "a"} for n in range(1300)]
+    values[1200] |= {"hint": "look", "level": 3}
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    path = str(tmp_path / "a.jsonl")
+    columns = parse_columns({"user": "{{ q }}{% if hint %} ({{ hint }}){% endif %}", "assistant": "{{ a }}"})
+    dataset = open_dataset([Spec(path, columns=columns)], 1)
+    converter = dataset.converter()
+    examples = [example for row in dataset.rows() if (example := converter.add(row))]
+    assert len(examples) == 1300 and (examples[1200].messages or ())[0].content == "q1200 (look)"
+    level = Spec(path, columns=columns, where=Condition("level == 3", "data.where"))
+    assert [row.value["q"] for row in open_dataset([level], 1).rows()] == ["q1200"]
+    with pytest.raises(DataError, match="'hnt' is not a column of .*; did you mean 'hint'"):
+        open_dataset([Spec(path, columns=parse_columns({"text": "{{ hint }}{{ hnt }}"}))], 1)
 
 
 def test_condition_with_an_unknown_column_or_no_match_is_an_error(tmp_path: Path) -> None:

@@ -94,11 +94,11 @@ Reader = Template | Condition
 
 def unknown_names(readers: Collection[Reader], columns: Collection[str], title: str) -> list[str]:
     """Return an error for every name that is not a column: the setting, the line, and the nearest column."""
-    known = {*columns, ROW, *_environment().globals}
+    unknown = missing_names(readers, columns)
     faults: dict[str, str] = {}
     for reader in readers:
         for name, line in reader.names():
-            if name not in known:
+            if name in unknown:
                 where = f"{reader.place}, line {line}" if "\n" in reader.source.strip() else reader.place
                 faults.setdefault(name, f"{where}: '{name}' is not a column of {title}{_hint(name, columns)}")
     for reader in readers:
@@ -106,6 +106,11 @@ def unknown_names(readers: Collection[Reader], columns: Collection[str], title: 
             shown = f"{{{plain[0]}}}"
             faults.setdefault(shown, f"{reader.place}: {shown} would be literal text: write {{{{ {plain[0]} }}}}")
     return list(faults.values())
+
+
+def missing_names(readers: Collection[Reader], columns: Collection[str]) -> frozenset[str]:
+    """Return the names used in templates and conditions that are no columns."""
+    return used_names(readers) - {*columns, ROW, *_environment().globals}
 
 
 def used_names(readers: Collection[Reader]) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,10 +71,14 @@ def decide(
     format: str = "auto",
     columns: ColumnMap | None = None,
     transcript: Transcript | Literal["auto", "none"] = "auto",
+    names: Collection[str] | None = None,
 ) -> Reading:
-    """Choose how a file is read from its first rows. Raises DataError if that fails, or a column is unknown."""
+    """Choose how a file is read from its first rows. Raises DataError if that fails, or a column is unknown.
+
+    `names` are the file's columns (None: those of the first rows).
+    """
     if columns is not None:
-        columns.check(columns_of(first), title)
+        columns.check(columns_of(first) if names is None else names, title)
         style = transcript if isinstance(transcript, Transcript) else None
         if style and columns.kind != TEXT:
             raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from ...console import counted
 from ...files import text_sha256, tree_digest
-from ..columns.cells import CellFault, CellLimit, Condition, filled, unknown_names, used_names
+from ..columns.cells import CellFault, CellLimit, Condition, Reader, filled, missing_names, unknown_names, used_names
 from ..columns.mapping import ColumnMap
 from ..columns.reading import Reading, columns_of, decide
 from ..columns.transcript import Transcript
@@ -24,7 +25,7 @@ from .locate import is_remote
 from .mix import Asked, choose, counts
 from .web import public
 
-FIRST_ROWS = 1000  # the rows that decide the format, and which columns there are
+FIRST_ROWS = 1000  # the rows that decide the format
 
 
 @dataclass(frozen=True)
@@ -268,12 +269,29 @@ def open_dataset(specs: Sequence[Spec], seed: int, max_rows: int | None = None) 
 def _open(spec: Spec) -> Source:
     located = locate(spec.path)
     first: list[RawRow] = []
+    rows = iter_rows(located, [])
     try:
-        first.extend(islice(iter_rows(located, []), FIRST_ROWS))
+        first.extend(islice(rows, FIRST_ROWS))
     except DataError:  # raised again, with the other rows' faults
         if not first:
             raise
-    if spec.where is not None and (faults := unknown_names((spec.where,), columns_of(first), located.title)):
+    readers = (*(spec.columns.readers if spec.columns else ()), *((spec.where,) if spec.where else ()))
+    names = _names(first, rows, readers)
+    if spec.where is not None and (faults := unknown_names((spec.where,), names, located.title)):
         raise DataError(faults)
-    reading = decide(first, located.title, spec.format, spec.columns, spec.transcript)
+    reading = decide(first, located.title, spec.format, spec.columns, spec.transcript, names)
     return Source(spec, located, reading)
+
+
+def _names(first: Sequence[RawRow], others: Iterator[RawRow], readers: Sequence[Reader]) -> list[str]:
+    """Return the columns of the first rows, and those that templates read and only other rows have.
+
+    The other rows are read until they are found: rows may leave out empty cells.
+    """
+    names = columns_of(first)
+    missing = missing_names(readers, names)
+    with suppress(DataError):  # raised again, with the other rows' faults
+        while missing and (raw := next(others, None)) is not None:
+            found = missing & raw.value.keys() if isinstance(raw.value, dict) else frozenset()
+            names, missing = [*names, *sorted(found)], missing - found
+    return names
