@@ -107,7 +107,7 @@ def test_damaged_runs_and_future_dates_are_skipped_with_a_warning(
     (tmp_path / "junk" / "push.json").write_text("[")
     assert find_run(tmp_path, None, PushRecord).id == "good"
     output = capsys.readouterr().err
-    assert "warning: run skipped:" in output and "junk/push.json: the file: it is not JSON" in output
+    assert "warning: run skipped:" in output and "junk/push.json: the file is not JSON" in output
     assert "later/push.json: created: 2999-01-01 is in the future" in output
     shutil.rmtree(tmp_path / "good")
     with pytest.raises(RunError) as caught:
