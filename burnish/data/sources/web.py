@@ -115,7 +115,7 @@ def _check(partial: Path, shown: str) -> None:
         head = file.read(1024)
     if not head or WEB_PAGE.match(head):
         partial.unlink()
-        raise DataError(f"{shown}: {PAGE_FAULT if head else 'the server sent an empty file'}")
+        raise DataError(f"{shown}{f' {PAGE_FAULT}' if head else ': the server sent an empty file'}")
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def _size(response: httpx.Response, have: int, shown: str, partial: Path, most_b
     if status not in (200, 206):
         raise DataError(f"{shown}: expected status 200 and a file, got {status}")
     if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
-        raise DataError(f"{shown}: {PAGE_FAULT}")
+        raise DataError(f"{shown} {PAGE_FAULT}")
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if NUMBER.fullmatch(length) else 0
     free = _free(partial)
