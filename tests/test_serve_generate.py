@@ -311,6 +311,13 @@ def without_answer(word: str, app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
+def test_endpoint_that_ignores_n_is_reported(tmp_path: Path) -> None:
+    prompts = read(write(tmp_path / "rows.jsonl", [{"prompt": "a"}]))
+    with open_journal(tmp_path / "journal", 1) as journal:
+        asyncio.run(answering.answer(Instant(), prompts, journal, answering.completing({"n": 3}), "rows", 1))
+        assert "expected 3 answers (n), got 1" in str((journal.get(0) or Result()).error)
+
+
 @pytest.mark.parametrize("rows", [3, 500])
 def test_server_that_answers_no_row_ends_the_command(rows: int, tmp_path: Path) -> None:
     prompts = read(write(tmp_path / "rows.jsonl", [{"prompt": str(i)} for i in range(rows)]))

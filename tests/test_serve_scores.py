@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burnish.data.columns.mapping import parse_columns
@@ -76,6 +78,7 @@ def test_f1_counts_shared_words() -> None:
 
 
 @given(json_values)
+@example({"```": "```"})
 def test_json_score_ignores_formatting(value: Any) -> None:
     compact, wide = json.dumps(value), json.dumps(value, indent=3, ensure_ascii=False)
     assert (
@@ -103,7 +106,9 @@ def test_numeric_score_finds_a_number_at_the_end_of_a_sentence(value: Decimal) -
 @pytest.mark.parametrize(
     ("text", "number"),
     [("costs $1,234.50!", "1234.5"), ("-3", "-3"), ("x=−3", "-3"), ("1e3", "1000"), (".5", "0.5"), ("10%", "10"),
-     ("GPT4 says no", None), ("v2", None), ("3-4", "4"), ("no", None), ("1,2", "2"), ("12 or 13?", "13"), ("5.", "5")],
+     ("GPT4 says no", None), ("v2", None), ("3-4", "4"), ("no", None), ("1,2", "2"), ("12 or 13?", "13"),
+     ("5kg", "5"), ("12ms", "12"), ("1.5e3m", "1500"),
+     ("9 m²", "9"), ("-4°C", "-4"), ("0x1F", None), ("3a4", None), ("5.", "5")],
 )  # fmt: skip
 def test_numeric_score_uses_the_last_number(text: str, number: str | None) -> None:
     assert text_scores.last_number(text) == (None if number is None else Decimal(number))
@@ -185,6 +190,15 @@ def test_custom_score_function_receives_the_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "number"),
+    [(np.bool_(True), 1.0), (np.float32(0.5), 0.5), (np.int64(1), 1.0), (Fraction(1, 4), 0.25), (np.array([0.5]), 0.5),
+     (np.float64("nan"), None), (math.inf, None), (10**400, None), (np.zeros(2), None), ("1", None), (None, None)],
+)  # fmt: skip
+def test_custom_score_may_be_any_real_number_from_0_to_1(value: Any, number: float | None) -> None:
+    assert text_scores.clamp(value) == number
+
+
+@pytest.mark.parametrize(
     ("code", "fault"),
     [("import sys\ndef f(a, r): sys.exit(0)", "mine.py:f raised SystemExit: 0"),
      ("import sys\nsys.exit(0)", "mine.py raised SystemExit: 0"),
@@ -205,6 +219,8 @@ def test_custom_score_that_exits_or_never_ends_is_an_error(
     ("name", "more", "fault"),
     [("exakt", {}, "unknown 'exakt'; did you mean 'exact'"), ("exact", {}, "line 1: no assistant turn"),
      ("f1", {"column": "gold"}, "line 1: the column 'gold' is empty or missing"),
+     ("json", {"expected": "{a:1}"}, "line 1: the expected answer is not JSON: '{a:1}'"),
+     ("numeric", {"expected": "five"}, "line 1: the expected answer has no number in digits: 'five'"),
      ("tool_calls", {}, "line 1: no assistant turn")],
 )  # fmt: skip
 def test_rows_missing_required_values_are_reported(name: str, more: dict[str, Any], fault: str) -> None:
@@ -251,6 +267,12 @@ def test_comparison_is_symmetric_and_counts_every_row_once(pairs: list[tuple[flo
         assert one.difference_ci is None
     else:
         assert one.difference_ci is not None and one.difference_ci[0] <= one.difference_ci[1]
+
+
+@pytest.mark.parametrize(("base", "tuned"), [([], []), ([1.0], [1.0, 0.0])])
+def test_comparison_without_the_same_rows_is_an_error(base: list[float], tuned: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        compare(base, tuned)
 
 
 def test_bootstrap_interval_matches_the_normal_approximation() -> None:
@@ -355,3 +377,28 @@ def test_failed_row_is_asked_again_by_the_next_run(tmp_path: Path, monkeypatch: 
     settings = EvaluateSettings(data="d", score="exact")
     found = [measuring.measure(work, chosen, settings, "m", ignore_path).scores for _ in range(3)]
     assert found == [[0.0], [1.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [({"template_kwargs": {"thinking": False}}, "auto"), ({"template_date": "2026-02-02"}, "auto"), ({}, "parse")],
+)
+def test_answers_to_prompts_rendered_otherwise_are_not_reused(
+    changes: dict[str, Any], setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer_one(*given: Any) -> None:
+        asked.append(given[3])
+        given[-1].add(0, Result((Answer("2", "stop"),)))
+
+    monkeypatch.setattr(measuring, "_answer", answer_one)
+    prompt = row("2")
+    work = measuring.Work([prompt], completing({}), {}, tmp_path, make_score("exact", Against(), [prompt]))
+    first = Chosen(tmp_path / "m.gguf", "m", recorded=True, record={"artifact": {"sha256": "0" * 64}})
+    auto = EvaluateSettings(data="d", score="exact")
+    measuring.measure(work, first, auto, "first", ignore_path)
+    other = auto.model_copy(update={"special_tokens": setting})
+    measuring.measure(work, replace(first, **changes), other, "second", ignore_path)
+    measuring.measure(work, first, auto, "third", ignore_path)
+    assert asked == ["first", "second"]

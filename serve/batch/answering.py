@@ -29,6 +29,7 @@ class Ask(Protocol):
 
 def completing(fields: Mapping[str, Any]) -> Ask:
     """Return a function that requests chat or text completions with these fields."""
+    wanted = fields.get("n") or 1
 
     async def ask(endpoint: Endpoint, prompt: Prompt) -> Result:
         started = time.monotonic()
@@ -38,9 +39,12 @@ def completing(fields: Mapping[str, Any]) -> Ask:
             tools = {"tools": prompt.tools} if prompt.tools else {}
             reply = await endpoint.ask(CHAT, {**tools, **fields, "messages": prompt.messages})
         try:
-            return Result.of_reply(reply, time.monotonic() - started)
+            result = Result.of_reply(reply, time.monotonic() - started)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise Refused("the reply is not a completion") from None
+        if len(result.answers) != wanted:
+            raise Refused(f"expected {wanted} answers (n), got {len(result.answers)}: the endpoint may not support n")
+        return result
 
     return ask
 

@@ -40,6 +40,7 @@ class LocalEndpoint:
             "model": artifact.get("sha256") or [served.name, served.fingerprint, served.created],
             "context": loaded.size.context,
             "special_tokens": served.record.get("special_tokens"),
+            "template_kwargs": served.record.get("template_kwargs"),
         }
 
     async def ask(self, path: str, body: Json) -> Json:

@@ -35,7 +35,9 @@ class Comparison:
 
 
 def compare(base: Sequence[float], tuned: Sequence[float]) -> Comparison:
-    """Compare scores of the same rows in the same order."""
+    """Compare scores of the same rows in the same order. Raises ValueError if there are none."""
+    if not base or len(base) != len(tuned):
+        raise ValueError(f"expected the same rows of both models, at least one, got {len(base)} and {len(tuned)}")
     one, other = np.asarray(base, np.float64), np.asarray(tuned, np.float64)
     difference = other - one
     intervals = bootstrap(np.stack([other, one, difference]))

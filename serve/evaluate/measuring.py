@@ -69,7 +69,9 @@ class Work:
 def measure(work: Work, chosen: Chosen, settings: EvaluateSettings, title: str, mapped: Note) -> Scored:
     """Answer the rows that have no answer yet, failed ones again, and score all of them. Raises UserError."""
     sha256 = chosen.record["artifact"]["sha256"]
-    path = journal_path(work.directory / "answers", key_of({**work.key, "model": sha256}))
+    path = journal_path(
+        work.directory / "answers", key_of({**work.key, "model": sha256, **_rendering(chosen, settings)})
+    )
     with open_journal(path, len(work.prompts)) as journal:
         if journal.answered < len(work.prompts):
             _answer(work, chosen, settings, title, mapped, journal)
@@ -79,6 +81,15 @@ def measure(work: Work, chosen: Chosen, settings: EvaluateSettings, title: str, 
         for result, prompt in zip(results, work.prompts, strict=True)
     ]
     return Scored(chosen, results, scores)
+
+
+def _rendering(chosen: Chosen, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return what turns the same messages into other prompt tokens, or ends an answer elsewhere."""
+    return {
+        "template": chosen.template_sha256, "template_date": chosen.template_date if chosen.recorded else None,
+        "template_kwargs": chosen.template_kwargs, "special_tokens": [settings.special_tokens, chosen.special_tokens],
+        "stops": chosen.stops, "tool_dialect": chosen.tool_dialect,
+    }  # fmt: skip
 
 
 def _answer(work: Work, chosen: Chosen, settings: EvaluateSettings, title: str, mapped: Note, journal: Journal) -> None:

@@ -71,7 +71,7 @@ def make_score(name: str, against: Against, prompts: Sequence[Prompt]) -> Score:
     score: Score
     check: Check
     if name in TEXTS:
-        score, check = partial(_text, TEXTS[name], against), partial(_lacks_text, against)
+        score, check = partial(_text, TEXTS[name], against), partial(_bad_text, name, against)
     elif name == "regex":
         score, check = partial(_regex, against), partial(_bad_pattern, against)
     elif name == "json_schema":
@@ -113,6 +113,18 @@ def _lacks_text(against: Against, prompt: Prompt) -> str:
     if against.column is not None:
         return f"the column '{against.column}' is empty or missing: put the correct answer there"
     return "no assistant turn to compare the answer with: add it, or name the column with --expected"
+
+
+def _bad_text(name: str, against: Against, prompt: Prompt) -> str:
+    """Return what an expected text lacks: an answer can't equal JSON or a number that is not there."""
+    if fault := _lacks_text(against, prompt):
+        return fault
+    expected = against.text(prompt) or ""
+    if name == "json" and not text_scores.parse_json(expected)[0]:
+        return f"the expected answer is not JSON: {expected!r:.60}"
+    if name == "numeric" and text_scores.last_number(expected) is None:
+        return f"the expected answer has no number in digits: {expected!r:.60}"
+    return ""
 
 
 def _limited(call: Callable[[], float], what: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import numbers
 import re
 import string
 from collections import Counter
@@ -12,9 +12,12 @@ from typing import Any
 
 from burnish.dialects.comparison import same_json
 
-# 1,234.5 or -0.5 or 1e-3 or .5; not the digits inside a word
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,4})?(?!\w)")
-_FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+# 1,234.5 or -0.5 or 1e-3 or .5, also with a unit (5kg, 12ms); not the digits inside or after a word
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,4})?(?=[^\W\d_]{0,10}(?!\w))"
+)
+# a code block ends at the start or end of a line: JSON's strings may contain ``` but no line break
+_FENCE = re.compile(r"```[a-zA-Z0-9]*[ \t]*\n(.*?)(?:\n[ \t]*```|```[ \t]*$)", re.DOTALL | re.MULTILINE)
 _ARTICLES = frozenset(("a", "an", "the"))
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 RELATIVE = Decimal("1e-6")
@@ -94,9 +97,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def clamp(value: Any) -> float | None:
-    """Return a score between 0 and 1 as a number, also from a boolean; None for anything else."""
-    if isinstance(value, bool):
-        return float(value)
-    if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1:
-        return float(value)
-    return None
+    """Return a score between 0 and 1 as a number, also from a boolean or numpy's types; None for anything else."""
+    if not isinstance(value, numbers.Real) and callable(item := getattr(value, "item", None)):
+        try:
+            value = item()  # numpy's booleans, and arrays and tensors with one value
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    return float(value) if isinstance(value, numbers.Real) and 0 <= value <= 1 else None
