@@ -29,7 +29,7 @@ NO_MEMORY = re.compile(
 )
 # dynamic loader messages with other causes: a missing library, the loading order
 OTHER_LACK = re.compile(r"cannot open shared object file|static TLS block")
-DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 
 
 class UserError(Exception):
@@ -148,11 +148,22 @@ def resumable() -> Iterator[None]:
         raise KeyboardInterrupt(RESUMES) from None
 
 
+def _unwrapped(main: Callable[[], int]) -> int:
+    """Run `main`; raise the first error of a group of concurrent tasks by itself."""
+    try:
+        return main()
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from group
+
+
 def run_edge(main: Callable[[], int]) -> None:
     """Run a command's `main` and exit: errors are reported with exit code 2, Ctrl-C exits with 130."""
     ctrl_c_raises()
     try:
-        code = main()
+        code = _unwrapped(main)
     except UserError as error:
         print(error.report(), file=sys.stderr)
         code = 2

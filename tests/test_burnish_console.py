@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import unicodedata
 from contextlib import nullcontext, redirect_stderr
@@ -53,6 +54,22 @@ def test_rejected_command_prints_escapes_as_text(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         run_edge(refuse)
     assert capsys.readouterr().err.startswith(r"error: \x1b]0;title\x07\x1b[31m red ")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(UserError("no such file"), "error: no such file\n"),
+     (OSError(errno.EIO, "Input/output error", "a.journal"), "error: a.journal: Input/output error: free space or")],
+)  # fmt: skip
+def test_error_of_a_concurrent_task_is_one_line(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing() -> int:
+        raise ExceptionGroup("unhandled errors in a TaskGroup", [error])
+
+    with pytest.raises(SystemExit, match="2"):
+        run_edge(failing)
+    assert capsys.readouterr().err.startswith(line)
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -24,7 +25,7 @@ from serve.batch.prompts import Prompt, read_prompts
 from serve.batch.results import Answer, Result
 from serve.batch.settings import GenerateSettings
 from serve.batch.stage import generate
-from tests.support.commands import Cli, start_fresh
+from tests.support.commands import ROOT, Cli, own_environment, start_fresh
 from tests.support.echo_server import CONTEXT, EchoServer, echoing
 
 QUESTIONS = [f'Frage {i}: Grüße,\n"{i}"' for i in range(40)]
@@ -346,6 +347,20 @@ def test_truncated_journal_loses_only_its_last_line(tmp_path: Path) -> None:
             journal.add(4, results[4])
         with open_journal(path, 5) as journal:
             assert journal.get(4) == results[4]
+
+
+def test_full_disk_names_the_journal_and_keeps_the_answers(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"prompt": f"{i:04}" * 200} for i in range(40)])
+    words = [sys.executable, "-m", "serve", "generate", "--data", str(data), "--out", str(tmp_path / "out.jsonl")]
+    with echoing() as server:
+        words += ["--url", f"{server.url}v1"]
+        limited = ["bash", "-c", 'ulimit -f 8; trap "" XFSZ; exec "$@"', "limited", *words]
+        done = subprocess.run(limited, cwd=ROOT, env=own_environment(), capture_output=True, text=True)
+        (journal,) = tmp_path.glob("*.journal")
+        assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+        assert f"error: {journal} can't be written (File too large)" in done.stderr
+        again = subprocess.run(words, cwd=ROOT, env=own_environment(), capture_output=True, text=True)
+        assert again.returncode == 0 and "of 40 rows are already answered" in again.stderr
 
 
 def test_second_command_on_a_journal_is_rejected(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from burnish.console import bar
+from burnish.errors import UserError
 
 from .endpoints import CHAT, COMPLETIONS, Endpoint, EndpointError, Lost, Refused
 from .journal import Journal
@@ -54,7 +55,8 @@ async def answer(
 ) -> None:
     """Answer every prompt without a result in the journal, `parallel` at a time, with a progress bar.
 
-    A row that fails is recorded with its error. Raises EndpointError if the endpoint can't be used.
+    A row that fails is recorded with its error. Raises EndpointError if the endpoint can't be used, and
+    JournalError if the results can't be written.
     """
     left = [prompt for prompt in prompts if prompt.number not in journal]
     with bar(title, len(left)) as tick:
@@ -64,7 +66,7 @@ async def answer(
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(parallel, len(left))):
                     group.create_task(_work(endpoint, waiting, ask, progress))
-        except* EndpointError as found:
+        except* UserError as found:
             error = found.exceptions[0]
             raise error from None
         progress.check_end()

@@ -76,13 +76,23 @@ class Journal:
         return sum(place >= 0 for place in self._places) - self.failed
 
     def add(self, row: int, result: Result) -> None:
-        """Append a row's result; it then survives a kill of the process."""
+        """Append a row's result; it then survives a kill of the process. Raises JournalError on a full disk."""
         line = json.dumps({"row": row, "result": result.to_json()}).encode() + b"\n"
-        self._file.seek(self._end)
-        self._file.write(line)
-        self._file.flush()
+        try:
+            self._append(line)
+        except OSError as error:
+            raise JournalError(
+                f"{self.path} can't be written ({error.strerror}): the answers before are kept; free space or fix the"
+                " problem, then run the same command again"
+            ) from None
         self._places[row], self._failed[row] = self._end, result.error is not None
         self._end += len(line)
+
+    def _append(self, line: bytes) -> None:
+        """Write a line at the end, without the buffer, which would try again when the file is closed."""
+        done = 0
+        while done < len(line):
+            done += os.pwrite(self._file.fileno(), line[done:], self._end + done)
         self._unsynced += 1
         if self._unsynced >= SYNC_EVERY:
             os.fsync(self._file.fileno())
