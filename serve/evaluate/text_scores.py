@@ -103,4 +103,5 @@ def clamp(value: Any) -> float | None:
             value = item()  # numpy's booleans, and arrays and tensors with one value
         except (TypeError, ValueError, RuntimeError):
             return None
-    return float(value) if isinstance(value, numbers.Real) and 0 <= value <= 1 else None
+    is_number = isinstance(value, numbers.Real)
+    return float(value) if is_number and 0 <= value <= 1 else None
