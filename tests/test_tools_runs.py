@@ -18,6 +18,7 @@ from burnish.llama import Model
 from burnish.overview.summary import summaries
 from burnish.records import ExportRecord
 from burnish.run import Run, RunError
+from serve.evaluate.stage import unanswered
 from tests.support.commands import ROOT, own_environment
 from tests.support.published import make_run
 from tests.support.server import serving, small_model
@@ -191,6 +192,13 @@ def test_damaged_evaluation_is_an_error_naming_its_field(change: dict[str, Any],
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(RunError, match=f"evaluations/quiz.json: {next(iter(change))}"):
         read_evaluation(run, "quiz")
+
+
+def test_verdict_that_counts_failed_rows_has_a_warning(tmp_path: Path) -> None:
+    made = evaluated(make_run(tmp_path), 0.9, threshold="> 0.5", verdict="pass")
+    assert unanswered(made) == ""
+    failed = made.model_copy(update={"tuned": made.tuned.model_copy(update={"failed": 2})})
+    assert "counts 2 rows that failed as 0: run the same command again" in unanswered(failed)
 
 
 def test_report_escapes_the_rows_that_differ(tmp_path: Path) -> None:
