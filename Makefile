@@ -112,7 +112,7 @@ chat: $(READY) ## chat with the server in the terminal | [PORT=]
 generate: setup ## answer every row of a file; run it again after Ctrl-C to continue | DATA=f OUT=g.csv|g.jsonl|g.parquet [RUN= or MODEL=f.gguf or URL=http://host/v1] [SET="--temperature 0"]
 	@$(SAFE_PY) -m serve generate $(call opt,DATA,--data) $(call opt,OUT,--out) $(call opt,RUN,--run) $(call opt,MODEL,--model) $(call opt,URL,--url) $(SET)
 
-evaluate: setup ## score a run and its untuned base on rows with known answers | DATA=f SCORE=exact|contains|regex|json|json_schema|tool_calls|numeric|f1|choice|python:file.py:function, or SUITE=general [RUN= NAME= SET="--threshold '>= 0.8'"]
+evaluate: setup ## score a run and its untuned base on rows with known answers | DATA=f SCORE=exact (or contains, regex, json, json_schema, tool_calls, numeric, f1, choice, python:file.py:function), or SUITE=general [RUN= NAME= SET="--threshold '>= 0.8'"]
 	@$(SAFE_PY) -m serve evaluate $(call opt,DATA,--data) $(call opt,SCORE,--score) $(call opt,SUITE,--suite) $(call opt,RUN,--run) $(call opt,NAME,--name) $(SET)
 
 push: $(READY) ## publish the files that passed on the Hugging Face Hub | REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]
@@ -127,7 +127,7 @@ card: $(READY) ## print the model card that push would publish | [REPO= RUN= WHA
 runs: setup ## list all runs, and write runs/index.html
 	@$(SAFE_PY) -m tools.runs list
 
-compare: setup ## print the settings and figures in which runs differ | RUNS=one,two
+compare: setup ## print the settings and metrics in which runs differ | RUNS=one,two
 	@$(SAFE_PY) -m tools.runs compare $(if $(value RUNS),$(call quoted,RUNS))
 
 prune: setup ## delete checkpoints and other parts that finished runs no longer need, or whole runs; asks first | [RUNS=one,two YES=1]

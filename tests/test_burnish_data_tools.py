@@ -277,7 +277,7 @@ def test_tool_results_may_be_json_values(content: Any, expected: str) -> None:
 
 
 def test_unrepresentable_tool_results_are_reported() -> None:
-    wrong = "1: turn 3: 'content' has a value that JSON can't represent: of type date32"
+    wrong = "1: turn 3: 'content' has a value that JSON can't represent: a value of type date32"
     assert faults(messages({"function": CALL}, content={"day": Undecoded("date32")})) == [wrong]
 
 

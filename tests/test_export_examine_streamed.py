@@ -186,7 +186,7 @@ def test_truncated_checkpoint_is_a_one_line_error(tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "m", "llama")
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4000])
-    with pytest.raises(ShardError, match="is damaged: it ends inside") as caught:
+    with pytest.raises(ShardError, match="is damaged: the file ends inside") as caught:
         list(checkpoint_logits(directory, exam_questions()))
     assert len(caught.value.faults) == 1
 
@@ -196,7 +196,7 @@ def test_missing_tensor_is_reported_and_never_initialised_randomly(lost: str, tm
     directory = checkpoint(tmp_path / "m", "llama")
     tensors = load_file(directory / "model.safetensors")
     save_file({name: t for name, t in tensors.items() if name != lost}, directory / "model.safetensors")
-    with pytest.raises(ShardError, match=f"it lacks 1 tensor of the model: {lost}"):
+    with pytest.raises(ShardError, match=f"lacks 1 tensor of the model: {lost}"):
         list(checkpoint_logits(directory, exam_questions()))
 
 

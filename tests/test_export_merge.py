@@ -320,7 +320,7 @@ def test_nan_and_truncated_shard_are_reported(make: Making, tmp_path: Path) -> N
     with pytest.raises(MergeError, match="has a NaN"):
         run(base, adapter, tmp_path / "merged")
     shard.write_bytes(content[:-2])
-    with pytest.raises(ShardError, match="is damaged: it ends inside"):
+    with pytest.raises(ShardError, match="is damaged: the file ends inside"):
         run(base, adapter, tmp_path / "again")
 
 

@@ -55,7 +55,7 @@ def test_ordinary_text_recorded_as_end_token_fails_even_if_no_turn_contains_it()
 
 def test_stop_inside_a_trained_turn_fails() -> None:
     check = terminator(exam([100, OTHER_END, 101, END]), ends({END, OTHER_END}))
-    assert check.holds is False and "it stops inside trained turns, at 1 tokens (0)" in check.why
+    assert check.holds is False and "stops inside trained turns, at 1 tokens (0)" in check.why
 
 
 def test_two_end_tokens_after_a_turn_are_not_a_stop_inside_it() -> None:

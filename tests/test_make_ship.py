@@ -301,7 +301,7 @@ def test_help_is_grouped_complete_and_fits_80_columns() -> None:
         ["awk", "-f", "tools/help.awk", "Makefile"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     groups = [line for line in done.stdout.splitlines() if line and line[0].isupper() and "=" not in line]
-    assert groups == ["Fine-tune and serve", "Containers", "Work on Burnish"]
+    assert groups == ["Fine-tune and serve", "Your runs", "Containers", "Work on Burnish"]
     assert max(map(len, done.stdout.splitlines())) <= 80
     makefile = (ROOT / "Makefile").read_text()
     targets = [line.partition(":")[0] for line in makefile.splitlines() if " ## " in line and line[0].islower()]

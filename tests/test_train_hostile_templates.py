@@ -35,7 +35,7 @@ def check(base: Path, data: Path, source: str) -> str:
         ("division by zero", "division by zero"),
         ("raise an error of terminal escapes", r"\x1b[2J"),
         ("deep blocks", "too many statically nested blocks"),
-        ("macro that calls itself", "recurses without end"),
+        ("macro that calls itself", "endless recursion"),
         ("globals", "unsafe"),
     ],
 )

@@ -175,8 +175,8 @@ def test_unknown_key_gets_no_unrelated_suggestion(tmp_path: Path) -> None:
         loaded(tmp_path / "c.yaml", f"{ALWAYS}ddp_timeout: 1\ntrain: {{deepsleep: 1, epochs: 3}}\n")
     top, far, near = caught.value.faults
     assert top.endswith(
-        "unknown key 'ddp_timeout'; known: the sections base, chat, data, exam, lora, push, run, train (--help lists"
-        " their settings)"
+        "unknown key 'ddp_timeout'; known: evaluation, the sections base, chat, data, exam, lora, push, run, train"
+        " (--help lists their settings)"
     )
     assert "did you mean" not in far and "train.seed" in far
     assert near.endswith("unknown key 'train.epochs'; did you mean 'train.num_train_epochs'?")

@@ -26,7 +26,7 @@ STEPS = {
     "serve": "load the smallest file that passed",
 }
 # a setting in SET belongs to a stage by its section; a name without a section comes from TRL or unsloth
-TRAIN_SECTIONS = frozenset({"base", "data", "chat", "lora", "train", "exam", "run", "push"})
+TRAIN_SECTIONS = frozenset({"base", "data", "chat", "lora", "train", "exam", "run", "push", "evaluation"})
 EXPORT_SECTIONS = frozenset({"run", "merge", "gguf", "gate"})
 SERVE_SECTION = "serve"
 RUN_SECTION = re.compile(r"^run\s*:", re.MULTILINE)
