@@ -115,12 +115,13 @@ def _string(source: Source, notation: Notation, quote: str) -> Writing[None]:
     elif notation.escapes == "python":
         yield from _python_string(source, quote)
     else:
-        yield from _raw_string(source, quote)
+        yield from escaped_until(source, (quote,))
     yield '"'
 
 
-def _raw_string(source: Source, quote: str) -> Writing[None]:
-    pieces = source.until((quote,))
+def escaped_until(source: Source, ends: tuple[str, ...]) -> Writing[None]:
+    """Write the text before one of `ends` as the inside of a JSON string. Raises BrokenCall if none follows."""
+    pieces = source.until(ends)
     while True:
         try:
             piece = next(pieces)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from .chart import histogram
 from .collect import lengths
+from .template import rendered
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,5 @@ def share_plot(shares: Sequence[float]) -> Markup:
 
 
 def render_check(view: CheckView) -> str:
-    """Render the page. The template's autoescaping escapes all text from data."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("check.html.jinja").render(view=view)
-    # an unpaired surrogate in a row could not be encoded
-    return page.encode("utf-8", "replace").decode("utf-8")
+    """Render the page."""
+    return rendered("check.html.jinja", view=view)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..exam.intervals import Interval
 from ..exam.thresholds import qualified
@@ -17,6 +14,7 @@ from . import evaluated, plots
 from .answers import answers
 from .axis import number
 from .collect import View
+from .template import rendered
 
 CANDIDATE_FIGURES = (
     ("loss", "held-out loss"),
@@ -36,16 +34,10 @@ class Headline:
 
 
 def render(view: View) -> str:
-    """Render the page. The template's autoescaping escapes all text from data and records."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Render the page."""
     gate = view.export.gate if view.export else {}
-    page = environment.get_template("page.html.jinja").render(
+    return rendered(
+        "page.html.jinja",
         view=view,
         headline=headline(view),
         tiles=_tiles(view),
@@ -61,8 +53,6 @@ def render(view: View) -> str:
         facts=_facts(view),
         hashes=_hashes(view),
     )
-    # an unpaired surrogate in a row could not be encoded
-    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def headline(view: View) -> Headline:

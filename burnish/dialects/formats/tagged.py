@@ -15,7 +15,7 @@ from ..dialect import Dialect, Names
 from ..events import BrokenCall, CallArguments, CallBegin, CallEnd, Event, Reading, Waiting, Writing
 from ..objects import written
 from ..source import LONGEST_WORD, Source
-from ..values import Notation, escaped, json_text
+from ..values import Notation, escaped, escaped_until, json_text
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END, PARAMETER, PARAMETER_END = "<function=", "</function>", "<parameter=", "</parameter>"
@@ -100,15 +100,7 @@ def _argument(source: Source, key: str, ends: tuple[str, ...], schema: Any, firs
 
 def _string(source: Source, ends: tuple[str, ...]) -> Writing[None]:
     yield '"'
-    pieces = source.until(ends)
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as end:
-            if not end.value:
-                raise BrokenCall from None
-            break
-        yield piece if piece is None else escaped(piece)
+    yield from escaped_until(source, ends)
     yield '"'
 
 
