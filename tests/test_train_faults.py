@@ -332,7 +332,7 @@ def test_non_finite_loss_stops_training_and_names_its_rows(
 ) -> None:
     data = tmp_path / "rows.jsonl"
     lines = rows.read_text().splitlines()
-    lines[9] = lines[9].replace("message", "ß")
+    lines[9] = lines[9].replace("says", "ß")
     data.write_text("\n".join(lines))
     arguments = command(poisoned, data, tmp_path / "runs", "--train.per_device_train_batch_size", "2")
     done = cli(*arguments)
