@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from burnish.files import tree_sha256
 from burnish.run import Run
 from tests.support.commands import Cli
+from tests.support.thorough import named
 from tests.support.training import command, only_fault
 
 pytestmark = pytest.mark.slow
@@ -186,6 +187,18 @@ BAD: dict[str, Break] = {
     "a tokenizer's configuration that is a list": text("tokenizer_config.json", "[]"),
 }
 
+# one of each kind: every case starts an export
+USUAL = (
+    "an empty file", "a header cut short", "weights cut short", "no weights at all", "a pickle",
+    "a header as long as 2**63", "an entry that is not an object", "a shape with a negative size",
+    "offsets beyond the end", "a dtype of eight bits", "a NaN", "values that overflow", "ranks that differ",
+    "half of a pair", "an unknown layer", "names with paths and braces", "a configuration that is not JSON",
+    "an alpha that is not a number", "a huge alpha", "alpha_pattern with an endless expression",
+    "modules_to_save of what is not there", "another method", "DoRA without magnitudes",
+    "an initialisation that rewrote the base", "a FIFO for weights", "a device for weights",
+    "a tokenizer that is not JSON",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
@@ -195,7 +208,7 @@ def trained(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactor
     return Run(root / "tuned")
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", named(BAD, *USUAL))
 def test_invalid_adapter_is_a_one_line_error(name: str, trained: Run, tmp_path: Path, cli: Cli) -> None:
     run = tmp_path / "tuned"
     shutil.copytree(trained.path, run)
