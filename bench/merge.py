@@ -206,9 +206,9 @@ def bench(name: str, shape: Shape, folder: Path, kinds: list[str], repeats: int)
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
-    """Return a table of the medians, with the share of PEFT's wall time and the memory bound."""
+    """Return a table of the medians, with the wall time relative to PEFT's and the memory bound."""
     made = Table(
-        "model", "merge", "wall, s", "of PEFT's", "peak, MB", "bound, MB", title="medians", title_justify="left"
+        "model", "merge", "wall, s", "vs. PEFT", "peak, MB", "bound, MB", title="medians", title_justify="left"
     )
     for name, result in results.items():
         peft = result["kinds"].get("peft", {}).get("wall_s")

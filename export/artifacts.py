@@ -36,7 +36,7 @@ class Finished:
 
     @staticmethod
     def load(run: Run, key: dict[str, Any]) -> Finished:
-        """Read an earlier export's finished artifacts if the key matches and their seal is valid."""
+        """Read an earlier export's finished artifacts if the key and the seal match, otherwise none."""
         path = run.inside(f"{WORK}/kept.json")
         try:
             content: Any = read_json(path) if path.is_file() else {}

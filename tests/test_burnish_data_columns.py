@@ -137,7 +137,7 @@ def test_template_errors_name_setting_and_line(columns: Any, expected: str) -> N
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({"user": "{{ a }}"}, "has user; expected {user, assistant, system}"),
+        ({"user": "{{ a }}"}, "has user; expected {user, assistant} with or without {system}"),
         ({"asistant": "{{ a }}", "user": "b"}, "unknown key 'asistant'; did you mean 'assistant'?"),
         ({"text": "{{ a"}, "data.columns.text: line 1: unexpected end of template"),
         ({"text": "a"}, "no template uses a column"),

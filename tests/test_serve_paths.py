@@ -89,13 +89,13 @@ def test_cors_preflight_allows_the_requested_headers(server: ServerProcess) -> N
     assert private["access-control-allow-private-network"] == "true"
 
 
-def test_cors_preflight_from_an_unlisted_origin_is_rejected(server: ServerProcess) -> None:
+def test_cors_preflight_from_an_origin_not_allowed_is_rejected(server: ServerProcess) -> None:
     for origin in ("http://localhost:3001", "https://localhost:3000", "http://localhost:3000.evil.example", "null"):
         status, headers = preflight(server, Origin=origin)
         assert status == 403 and "access-control-allow-origin" not in headers
 
 
-def test_responses_and_errors_are_readable_by_a_listed_origin(server: ServerProcess) -> None:
+def test_responses_and_errors_are_readable_by_an_allowed_origin(server: ServerProcess) -> None:
     for headers, status in ((KEY, 200), ({}, 401)):
         got, found, _ = server.call("GET", "/v1/models", headers={"Origin": ORIGIN, **headers})
         assert got == status and found["access-control-allow-origin"] == ORIGIN

@@ -86,7 +86,7 @@ class ClientPage:
         return [{k.lower(): v for k, v in r["headers"].items()} | {"url": r["url"]} for r in found]
 
 
-def test_page_of_a_listed_origin_can_chat(browser: Any, site: int) -> None:
+def test_page_from_an_allowed_origin_can_chat(browser: Any, site: int) -> None:
     origin = f"http://localhost:{site}"
     with serving(cors_origins=origin, api_keys=KEY) as server:
         page = ClientPage(browser, origin, server.url)
@@ -105,7 +105,7 @@ def test_page_of_a_listed_origin_can_chat(browser: Any, site: int) -> None:
         assert page.call("requestId")  # a header that scripts may read
 
 
-def test_scripts_of_a_listed_origin_can_read_errors(browser: Any, site: int) -> None:
+def test_scripts_from_an_allowed_origin_can_read_errors(browser: Any, site: int) -> None:
     origin = f"http://localhost:{site}"
     with serving(cors_origins=origin, api_keys=KEY) as server:
         page = ClientPage(browser, origin, server.url)
@@ -115,7 +115,7 @@ def test_scripts_of_a_listed_origin_can_read_errors(browser: Any, site: int) -> 
         assert (refused["name"], refused["status"]) == ("AuthenticationError", 401)
 
 
-def test_page_of_an_unlisted_origin_reads_nothing(browser: Any, site: int) -> None:
+def test_page_from_another_origin_reads_nothing(browser: Any, site: int) -> None:
     with serving(cors_origins="http://localhost:1") as server:
         page = ClientPage(browser, f"http://localhost:{site}", server.url)
         assert page.call("refusal")["name"] == "APIConnectionError"

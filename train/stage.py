@@ -53,7 +53,10 @@ def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> Tra
         skipped = skipped_modules(base)
         model = loader.adapt(base, resolved)
         if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
-            warn("this base is a mixture of experts: training does not add its load-balancing loss")
+            warn(
+                "this base is a mixture of experts: training does not add its load-balancing loss "
+                "(router_aux_loss_coef), so long training may unbalance the experts"
+            )
         _say_model(model, resolved, prepared, run, step, world)
         resolved = resolved.packing(_packs(resolved, loader, model))
         if world.is_main:

@@ -54,7 +54,10 @@ def form_of(dialect: Dialect, one: str, two: str | None, ending: str) -> CallFor
 
 
 def _split(text: str, number: int, after: int) -> tuple[str, str, int, int] | None:
-    """Return the text between `after` and a probe call's name, the text up to its arguments, and their position."""
+    """Return the text from `after` to a probe call's name, the text from the name to the arguments, and their offsets.
+
+    None if the call isn't found. The offsets are where the arguments begin and end.
+    """
     call = CALLS[number]
     at = text.find(call.name, after)
     if at < 0:

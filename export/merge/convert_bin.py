@@ -86,7 +86,7 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
         reason = first_line(error, type(error).__name__)
         raise ConvertError(f"{file} can't be read as tensors only: {reason}") from None
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise ConvertError(f"{file} contains other things than named tensors")
+        raise ConvertError(f"{file} contains something other than named tensors")
     if unknown := {str(t.dtype) for t in content.values()} - {str(dtype) for dtype in NAMES}:
         raise ConvertError(f"{file} has {', '.join(sorted(unknown))} values, which are not supported")
     return content

@@ -42,7 +42,10 @@ def completing(fields: Mapping[str, Any]) -> Ask:
         try:
             result = Result.of_reply(reply, time.monotonic() - started)
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise Refused("the reply is not a completion") from None
+            raise Refused(
+                "the endpoint's reply is not a completion (expected a list 'choices', each with 'message' or 'text'): "
+                "check that the URL is that of an OpenAI-compatible API"
+            ) from None
         if len(result.answers) != wanted:
             raise Refused(f"expected {wanted} answers (n), got {len(result.answers)}: the endpoint may not support n")
         return result

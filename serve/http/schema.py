@@ -244,7 +244,7 @@ class ChatRequest(Sampling, Rendering):
     )
 
     tools: Annotated[
-        list[Tool] | None, Field(description="functions that the model may call, if the chat template takes tools")
+        list[Tool] | None, Field(description="functions that the model may call, if the chat template supports tools")
     ] = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = Field(None, description="false returns only the first call")

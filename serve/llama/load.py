@@ -77,7 +77,10 @@ def _reading(chosen: Chosen, settings: ModelSettings) -> Reading:
     if settings.special_tokens != "auto":
         reading = "parse" if settings.special_tokens == "parse" else "text"
         if chosen.recorded and reading != chosen.special_tokens:
-            warn(f"special_tokens is {settings.special_tokens}, but the run was trained with {chosen.special_tokens}")
+            warn(
+                f"special_tokens is {settings.special_tokens}, but the run was trained with {chosen.special_tokens}: "
+                "messages that contain special strings get other tokens than in training"
+            )
     elif reading == "parse":
         warn(
             "the run was trained with special_tokens parse: anyone who writes a message can insert control tokens; "

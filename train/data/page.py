@@ -29,7 +29,7 @@ def write_page(path: Path, prepared: Prepared, settings: TrainSettings) -> Path:
 
 
 def view_of(prepared: Prepared, settings: TrainSettings) -> CheckView:
-    """Return what the page shows."""
+    """Return the data for the page of `make check`."""
     data, both = settings.data, (prepared.train, prepared.heldout)
     everything = not data.assistant_only_loss
     total = sum(int(rows.lengths.sum()) for rows in both)

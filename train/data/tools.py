@@ -12,7 +12,7 @@ from burnish.dialects.events import Parsed
 from burnish.dialects.find import Found, fitted
 from burnish.dialects.reader import parse
 
-ADVICE = "set chat.template to chatml-tools, or to a .jinja file that takes tools"
+ADVICE = "set chat.template to chatml-tools, or to a .jinja file that supports tools"
 
 
 def fit(template: ChatTemplate, dialect: str | None) -> tuple[ChatTemplate, Found]:

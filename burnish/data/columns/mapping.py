@@ -12,7 +12,7 @@ from .cells import CellFault, Condition, Reader, Template, filled, unknown_names
 
 SETTING = "data.columns"
 SHAPES = (
-    "{user, assistant, system}, {prompt, completion}, {text}, or a list of turns such as"
+    "{user, assistant} with or without {system}, {prompt, completion}, {text}, or a list of turns such as"
     " [{role: user, content: ...}, {role: assistant, content: ...}]"
 )
 ROLES = ("system", "user", "assistant")

@@ -110,7 +110,7 @@ def _netloc(url: str) -> str:
 
 
 def _check(partial: Path, shown: str) -> None:
-    """Raise DataError, and remove the file, if it is empty or a web page."""
+    """Remove the file and raise DataError if it is empty or a web page."""
     with partial.open("rb") as file:
         head = file.read(1024)
     if not head or WEB_PAGE.match(head):

@@ -125,7 +125,7 @@ Input = Annotated[list[Item], Field(min_length=1)]
 
 
 def messages(items: str | list[Item], instructions: str | None) -> list[Json]:
-    """Return the messages of a chat request; reasoning, message and calls of one turn are one message."""
+    """Convert input items to chat messages; a turn's reasoning, text and calls become one assistant message."""
     found: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(items, str):
         return [*found, {"role": "user", "content": items}]

@@ -120,7 +120,10 @@ class ResponsesRequest(Wire):
     max_output_tokens: int | None = Field(None, description="at least 1; by default as many as the context holds")
     temperature: float | None = Field(None, description="sampling temperature, 0 to 2; 1 by default, 0 is greedy")
     top_p: float | None = Field(None, description="nucleus sampling: total probability kept; 1 by default")
-    tools: Annotated[list[FunctionTool] | None, Field(description="functions, if the chat template takes tools")] = None
+    tools: Annotated[
+        list[FunctionTool] | None,
+        Field(description="functions that the model may call, if the chat template supports tools"),
+    ] = None
     tool_choice: Annotated[
         Any,
         AfterValidator(_known_choice),
