@@ -19,7 +19,7 @@ from burnish.dialects.find import Found
 from serve.engine.delivery import EventBridge
 from serve.engine.engine import Engine
 from serve.engine.step import FillerToken, ScheduledTokens, SchedulerLimits
-from serve.engine.tokenizer import Ending
+from serve.engine.tokenizer import Constraints, Ending
 from serve.http.app import create_app
 from serve.http.auth import Keys
 from serve.http.output_parsers import dialect_parsers
@@ -114,13 +114,17 @@ class EchoServer:
     """`backend.pause_s` and `proxy.fault` may be set at any time; `start` after `stop` uses the same port again."""
 
     def __init__(
-        self, keys: Sequence[str] = (), dialects: Found | None = None, tokenizer: LastMessage | None = None
+        self,
+        keys: Sequence[str] = (),
+        dialects: Found | None = None,
+        tokenizer: LastMessage | None = None,
+        constraints: Constraints | None = None,
     ) -> None:
         dialects, tokenizer = dialects or Found(), tokenizer or LastMessage()
         self.backend, self.metrics, self.bridge = SlowEcho(), Metrics(), EventBridge()
         self.engine = Engine(self.backend, LIMITS, self.bridge.deliver, self.metrics)
         self.metrics.watch(self.engine.snapshot)
-        served = Served("echo", tokenizer, frozenset({END}), (), CONTEXT, 0, "fp_0", {}, False, dialects)
+        served = Served("echo", tokenizer, frozenset({END}), (), CONTEXT, 0, "fp_0", {}, False, dialects, constraints)
         parsers = dialect_parsers(dialects, tokenizer.piece)
         service = Service(self.engine, served, CONTEXT, ServeSettings(keep_alive_s=1), self.metrics, parsers)
         log = structlog.wrap_logger(structlog.ReturnLogger())
@@ -157,10 +161,13 @@ class EchoServer:
 
 @contextmanager
 def echoing(
-    keys: Sequence[str] = (), dialects: Found | None = None, tokenizer: LastMessage | None = None
+    keys: Sequence[str] = (),
+    dialects: Found | None = None,
+    tokenizer: LastMessage | None = None,
+    constraints: Constraints | None = None,
 ) -> Iterator[EchoServer]:
     """Run an echo server during the block; `dialects`: how it writes tool calls and reasoning."""
-    server = EchoServer(keys, dialects, tokenizer)
+    server = EchoServer(keys, dialects, tokenizer, constraints)
     server.start()
     try:
         yield server

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from burnish.dialects.find import Found
+from burnish.dialects.form import CallForm
 from burnish.dialects.formats import DIALECTS
 from burnish.dialects.formats.hermes import BEGIN, END
+from serve.decoding.constraints.constraint import UNCONSTRAINED, Constraint
 from serve.engine.tokenizer import Ending
 from tests.support.echo_server import EchoServer, LastMessage, echoing
 
-HERMES = Found(DIALECTS["hermes"], defines=True, parallel=True, results=True)
+FORM = CallForm(
+    BEGIN, f'{BEGIN}\n{{"name": "', '", "arguments": ', f'}}\n{END}\n{BEGIN}\n{{"name": "', f"}}\n{END}", ", ", ": "
+)
+HERMES = Found(DIALECTS["hermes"], defines=True, parallel=True, results=True, form=FORM)
 NO_CALL = "Hello"  # questions that begin so are answered without a call
 _CODE, _NUMBER = re.compile(r"\b[A-Z]-\d+"), re.compile(r"-?\d+")
 
@@ -53,8 +58,15 @@ def _value(schema: Mapping[str, Any], question: str, numbers: Iterator[str]) -> 
     return code.group() if code else question.rpartition(": ")[2]
 
 
+class Unneeded:
+    """A mock that constrains nothing: this model's calls match their schemas, and its vocabulary has no grammar."""
+
+    async def compiled(self, wanted: Mapping[str, Any]) -> Callable[[], Constraint]:
+        return lambda: UNCONSTRAINED
+
+
 @contextmanager
 def calling() -> Iterator[EchoServer]:
     """Serve this model for the duration of the `with` block."""
-    with echoing(dialects=HERMES, tokenizer=ToolCaller()) as server:
+    with echoing(dialects=HERMES, tokenizer=ToolCaller(), constraints=Unneeded()) as server:
         yield server
